@@ -68,26 +68,42 @@ impl Contest {
     }
 }
 
-/// Compares both families, and times them if the results agree.
-pub(super) fn hold(device: &Device) -> Result<Contest> {
-    let difference =
-        compare(device, &COMPARED, |layer, product| layer.run(product, StoredFormat::BF16_WARPGROUP))?;
-    let seconds = if difference.is_allowed() { Some(time(device)?) } else { None };
-    Ok(Contest { difference, seconds })
+/// The arrays of a contest on a device.
+pub(super) struct Arrays<'d> {
+    device: &'d Device,
+    compared: Vec<Layer<'d>>,
+    timed: Timed<'d>,
 }
 
-/// Largest difference, as a share of its limit, of any product of these shapes between mma.sync and `run`.
+impl<'d> Arrays<'d> {
+    pub(super) fn new(device: &'d Device) -> Result<Self> {
+        let timed = Timed::new(device, NODES, EDGES, ModelConfig::PAPER)?;
+        Ok(Arrays { device, compared: layers(device, &COMPARED)?, timed })
+    }
+
+    /// Compares both families, and times them if the results agree.
+    pub(super) fn hold(mut self) -> Result<Contest> {
+        let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
+        let difference = compare(&mut self.compared, run)?;
+        let seconds = if difference.is_allowed() { Some(times_of(self.device, self.timed)?) } else { None };
+        Ok(Contest { difference, seconds })
+    }
+}
+
+fn layers<'d>(device: &'d Device, shapes: &[Shape]) -> Result<Vec<Layer<'d>>> {
+    shapes.iter().map(|&shape| Layer::new(device, shape)).collect()
+}
+
+/// Largest difference, as a share of its limit, of any product of these layers between mma.sync and `run`.
 fn compare(
-    device: &Device,
-    shapes: &[Shape],
+    layers: &mut [Layer<'_>],
     mut run: impl FnMut(&mut Layer<'_>, Product) -> Result<Vec<Vec<f32>>>,
 ) -> Result<Difference> {
     let mut differences = Vec::new();
-    for &shape in shapes {
-        let mut layer = Layer::new(device, shape)?;
+    for layer in layers {
         for product in Product::ALL {
             let by_mma = layer.run(product, StoredFormat::BF16)?;
-            differences.push(Difference::of(product, shape, &by_mma, &run(&mut layer, product)?));
+            differences.push(Difference::of(product, layer.shape, &by_mma, &run(layer, product)?));
         }
     }
     let largest = differences.into_iter().max_by(|one, other| one.share().total_cmp(&other.share()));
@@ -123,10 +139,6 @@ impl<'d> Timed<'d> {
 }
 
 /// Median times in seconds of the products of a layer, by mma.sync and by wgmma.
-fn time(device: &Device) -> Result<[f64; 2]> {
-    times_of(device, Timed::new(device, NODES, EDGES, ModelConfig::PAPER)?)
-}
-
 fn times_of(device: &Device, mut timed: Timed<'_>) -> Result<[f64; 2]> {
     let mut captured = |format| -> Result<Graph> {
         // Grows the memory for sums, and loads the kernels.
@@ -214,7 +226,7 @@ mod tests {
 
     fn agree(device: &Device, shapes: &[Shape]) {
         let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
-        let difference = compare(device, shapes, run).unwrap();
+        let difference = compare(&mut layers(device, shapes).unwrap(), run).unwrap();
         println!("{difference:?}, {:.2} of the limit", difference.share());
         assert!(difference.is_allowed(), "{difference:?}");
         // Sums in another order differ somewhere.
@@ -272,7 +284,7 @@ mod tests {
             Ok(written)
         };
         let shape = Shape { nodes: 20, edges: 24, inputs: 20, hidden: 28 };
-        let difference = compare(&device, &[shape], spoilt).unwrap();
+        let difference = compare(&mut layers(&device, &[shape]).unwrap(), spoilt).unwrap();
         let choice = Contest { difference, seconds: None }.decide();
         assert_eq!(choice.kernels, Kernels::Mma);
         assert!(

@@ -28,7 +28,7 @@ use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
 use crate::backend::kernels::Kernels;
 use crate::error::{Error, Result};
 use crate::terminal::visible;
-use contest::Contest;
+use contest::{Arrays, Contest};
 use kept::{Keeper, Kept};
 
 /// A choice between the families, and why it was made.
@@ -79,7 +79,7 @@ pub fn choice(device: &Device) -> Result<Option<Choice>> {
         return Ok(Some(choice.clone()));
     }
     let choice = match StoredFormat::BF16_WARPGROUP.runs_on(device) {
-        true => choose(&identity, kept::folder().as_deref(), || contest::hold(device))?,
+        true => choose(&identity, kept::folder().as_deref(), || Arrays::new(device), Arrays::hold)?,
         false => Choice::mma("this build has no machine code for 90a"),
     };
     if choice.kernels == Kernels::Mma {
@@ -89,11 +89,13 @@ pub fn choice(device: &Device) -> Result<Option<Choice>> {
     Ok(Some(choice))
 }
 
-/// The choice that is kept in `folder`, or the one that a contest decides, which is kept there.
-fn choose(
+/// The choice that is kept in `folder`, or the one that a contest decides, which is kept there. `prepare` makes the contest's
+/// arrays.
+fn choose<A>(
     identity: &Identity,
     folder: Option<&Path>,
-    hold: impl FnOnce() -> Result<Contest>,
+    prepare: impl FnOnce() -> Result<A>,
+    hold: impl FnOnce(A) -> Result<Contest>,
 ) -> Result<Choice> {
     let keeper = Keeper::new(folder, identity);
     match keeper.kept() {
@@ -106,14 +108,15 @@ fn choose(
         }
         None => {}
     }
+    let failed = |error: Error| {
+        let problem = format!("the check of the products by wgmma failed: {error}");
+        Error::argument("--kernels", problem, "use --kernels mma")
+    };
+    // Memory that is missing now says nothing about the kernels.
+    let arrays = prepare().map_err(failed)?;
     // A kernel that faults or hangs ends this process. What is kept then says so to the next one.
     keeper.keep(&Kept::Unfinished);
-    let choice = hold()
-        .map_err(|error| {
-            let problem = format!("the check of the products by wgmma failed: {error}");
-            Error::argument("--kernels", problem, "use --kernels mma")
-        })?
-        .decide();
+    let choice = hold(arrays).map_err(failed)?.decide();
     keeper.keep(&Kept::Choice(choice.clone()));
     Ok(choice)
 }
@@ -142,11 +145,11 @@ mod tests {
     /// The choice of a process with a cache in `folder`, and whether it held a contest, which wgmma wins or loses.
     fn chosen(folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
         let held = Cell::new(false);
-        let hold = || {
+        let hold = |()| {
             held.set(true);
             Ok(contest(wins))
         };
-        (choose(identity, folder, hold).unwrap().kernels, held.get())
+        (choose(identity, folder, || Ok(()), hold).unwrap().kernels, held.get())
     }
 
     fn file(folder: &Path) -> std::path::PathBuf {
@@ -217,11 +220,18 @@ mod tests {
     #[test]
     fn a_check_that_did_not_end_is_not_repeated() {
         let folder = TempDir::new().unwrap();
-        let failing = || Err(Error::argument("a launch", "an illegal address", "look at it"));
-        let error = choose(&identity(), Some(folder.path()), failing).unwrap_err().to_string();
+        let failing = |problem| Err(Error::argument("a call", problem, "look at it"));
+        // Without memory there was no check.
+        let prepare = || failing("out of memory");
+        let error = choose(&identity(), Some(folder.path()), prepare, |()| panic!("a check")).unwrap_err();
+        assert!(error.to_string().contains("out of memory"), "{error}");
+        assert!(!file(folder.path()).exists());
+        let hold = |()| failing("an illegal address").map(|()| contest(true));
+        let error = choose(&identity(), Some(folder.path()), || Ok(()), hold).unwrap_err().to_string();
         assert!(error.contains("--kernels") && error.contains("an illegal address"), "{error}");
         assert!(error.contains("use --kernels mma"), "{error}");
-        let next = choose(&identity(), Some(folder.path()), || panic!("a second check")).unwrap();
+        let second = |()| panic!("a second check");
+        let next = choose(&identity(), Some(folder.path()), || Ok(()), second).unwrap();
         assert_eq!(next.kernels, Kernels::Mma);
         let remedy = format!("remove {} to check again", file(folder.path()).display());
         assert!(next.reason.contains("did not end") && next.reason.contains(&remedy), "{}", next.reason);
