@@ -61,13 +61,13 @@ logged() { # NAME COMMAND...
 
 # ---- packages --------------------------------------------------------------------------------------------------------
 
-# A Python environment with these packages in target/NAME, made once.
+# A Python environment with these packages in target/NAME, made again when they are others.
 environment() { # NAME PACKAGE...
     local venv="$PWD/target/$1"
     shift
-    [[ -e "$venv/complete" ]] && return
+    [[ -e "$venv/complete" && "$(<"$venv/complete")" == "$*" ]] && return
     rm -rf "$venv"
-    python3 -m venv "$venv" && "$venv/bin/pip" install -q "$@" && touch "$venv/complete"
+    python3 -m venv "$venv" && "$venv/bin/pip" install -q "$@" && echo "$*" >"$venv/complete"
 }
 
 # nvcc from its packages, where none is installed, and the disassembler of what it makes.
