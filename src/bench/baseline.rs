@@ -117,8 +117,8 @@ impl Baseline {
         let before = &self.conditions;
         // A report of both families has a part in common with one of either.
         let shared = before.families.iter().any(|family| now.families.contains(family));
-        let kept = shared || before.families.is_empty() || now.families.is_empty();
-        let families = |of: &Conditions| match kept {
+        let comparable = shared || before.families.is_empty() || now.families.is_empty();
+        let families = |of: &Conditions| match comparable {
             true => Value::Null,
             false => of.families.iter().map(Kernels::to_string).collect::<Vec<_>>().join(" and ").into(),
         };
@@ -146,12 +146,12 @@ impl Baseline {
         let mut changes = Vec::new();
         for entry in entries {
             let same = |old: &&OldEntry| {
-                let family = match old.family {
+                let same_family = match old.family {
                     Some(family) => family == entry.family,
                     None => entry.family != Kernels::Wgmma,
                 };
                 let sizes = (&*entry.name, entry.batch_size, &*entry.shape);
-                family && (&*old.name, old.batch_size, &*old.shape) == sizes
+                same_family && (&*old.name, old.batch_size, &*old.shape) == sizes
             };
             let old = self.kernels.iter().find(same);
             changes.extend(old.and_then(|old| change(old, entry, modelled)));

@@ -113,6 +113,7 @@ pub fn run_with(
         return Err(Error::argument("--threads", format!("the device is {device}"), remedy));
     }
     check_names(options, kernels.is_some(), &cases)?;
+    let asked = options.family;
     let families = families(options, family, kernels.as_ref());
     let of_families: Vec<BenchOptions> =
         families.iter().map(|&family| BenchOptions { family, ..options.clone() }).collect();
@@ -142,7 +143,8 @@ pub fn run_with(
         families: families.into_iter().filter(|&family| family != Kernels::Auto).collect(),
         ..Report::empty(options)
     };
-    if let (Some(kernels), Precision::Bf16) = (&kernels, options.precision) {
+    // A named family must do where the check of wgmma faults.
+    if let (Some(kernels), Kernels::Auto, Precision::Bf16) = (&kernels, asked, options.precision) {
         report.choice = family::choice(kernels)?;
     }
     if let (Some(kernels), Some(properties), Some(format)) = (&kernels, &properties, options.format()) {

@@ -116,9 +116,9 @@ pub fn train_on_ranks(
     prepare(dataset, config, Folder::Open(run), resume, control, |training| {
         let arithmetic = training.arithmetic();
         let ranks = &training.control.ranks;
-        let agreed =
+        let of_all =
             if ranks.is_one() { arithmetic } else { agreed(arithmetic, device.family(arithmetic)?, ranks) };
-        device.run(agreed, training)
+        device.run(of_all, training)
     })
 }
 
