@@ -554,6 +554,27 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
         assert_eq!((said, by_wgmma), (Vec::new(), 0), "{words:?}");
     }
     assert!(!kept.exists());
+    // Nor does the bench check what is named.
+    let bench = |kernels| {
+        let _ = std::fs::remove_file(&log);
+        let mut command = scenerank();
+        command.args([
+            "bench",
+            "--device",
+            "cuda",
+            "--size",
+            "small",
+            "--batch-size",
+            "2",
+            "--precision",
+            "bf16",
+        ]);
+        command.args(["--kernel", "adam_step", "--kernels", kernels]).env("LD_LIBRARY_PATH", stub);
+        command.env("XDG_CACHE_HOME", &cache).env("STUB_LOG", &log).output().unwrap();
+        (Calls::read(&log).positions(|call| call.0.contains("_bf16_128x")).len(), kept.exists())
+    };
+    assert_eq!(bench("mma"), (0, false));
+    assert_eq!(bench("auto"), (30, true));
     // A named family is not checked.
     let (said, by_wgmma, family) = train(&["--precision", "bf16", "--kernels", "wgmma"], &[]).unwrap();
     assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");
