@@ -59,6 +59,11 @@ fn main() {
     build_fat_binaries(&kernels, &out);
 }
 
+/// Whether the profile is `release`, or inherits it.
+fn release_build() -> bool {
+    env::var("PROFILE").is_ok_and(|profile| profile == "release")
+}
+
 /// `kernels/*.cu`, sorted.
 fn kernel_files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir("kernels")
@@ -84,7 +89,7 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     // The speed of the kernels determines the duration of the tests, which use the dev profile. In a release
     // build the emulator is only for trials, and compiling is faster. Contraction into fused multiply-adds
     // would make results depend on the machine. The runtime does not use the C++ standard library.
-    let opt_level = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { "g" } else { "2" };
+    let opt_level = if release_build() { "g" } else { "2" };
     build.cpp(true).std("c++17").opt_level_str(opt_level).include("kernels").cpp_link_stdlib(None);
     for flag in [
         "-fno-exceptions",
@@ -330,19 +335,14 @@ fn block_threads(folder: &Path) -> String {
 }
 
 fn nvcc_flags(archs: &str) -> Vec<String> {
-    let mut flags: Vec<String> = [
-        "-fatbin",
-        "-std=c++17",
-        "-O3",
-        "-lineinfo",
-        "-Xptxas=-v",
-        "--keep",
-        "-Ikernels",
-        // Drivers before CUDA 12.4 cannot unpack it (src/backend/cuda/device/requirements.rs).
-        "--compress-mode=size",
-    ]
-    .map(String::from)
-    .to_vec();
+    let mut flags: Vec<String> =
+        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "--keep", "-Ikernels"]
+            .map(String::from)
+            .to_vec();
+    // The smallest code takes a quarter of nvcc's time and is a fifth in size, so it is for programs that are installed.
+    // Drivers before CUDA 12.4 cannot unpack it (src/backend/cuda/device/requirements.rs).
+    let mode = if release_build() { "size" } else { "balance" };
+    flags.push(format!("--compress-mode={mode}"));
     let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
     if archs.is_empty() {
         panic!("SCENERANK_CUDA_ARCHS names no architecture; give some such as {DEFAULT_ARCHS}");

@@ -6,6 +6,10 @@ use rand::{RngExt, SeedableRng};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::matrix::HostMatrix;
 
+/// Number of values that are drawn. Longer arrays repeat them, since those of 1,024 triples would take minutes to draw. The number
+/// is prime, so that no row of a matrix begins where another did within the first `DRAWN` rows.
+const DRAWN: usize = 1_299_709;
+
 /// Draws the values of a case.
 pub struct Values(StdRng);
 
@@ -45,6 +49,12 @@ impl Values {
     /// Uniform values, drawn in double precision so that all bits vary. Draws in single precision are multiples of one
     /// number, and their sums would be exact.
     fn uniform(&mut self, count: usize, low: f64, high: f64) -> Vec<f32> {
-        (0..count).map(|_| self.0.random_range(low..high) as f32).collect()
+        let mut values = Vec::with_capacity(count);
+        values.extend((0..count.min(DRAWN)).map(|_| self.0.random_range(low..high) as f32));
+        while values.len() < count {
+            let more = DRAWN.min(count - values.len());
+            values.extend_from_within(..more);
+        }
+        values
     }
 }

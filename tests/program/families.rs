@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::emulated_commands::{assert_steps_agree, emulator_is_there, write_step};
-use crate::program::{SMALL_NETWORK, Workplace, refuse, run, run_json};
+use crate::program::{Workplace, refuse, run, run_json};
 use crate::support::SMALL;
 use scenerank::backend::kernels::Kernels;
 use scenerank::files::tensor_file::TensorFile;
@@ -11,12 +11,16 @@ use scenerank::train::run_record::RunRecord;
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// A network of one layer, in few large batches: the emulated tiles of wgmma have 128 rows.
+const NETWORK: [&str; 8] =
+    ["--layers", "1", "--state-width", "12", "--hidden-width", "16", "--batch-size", "32"];
+
 impl Workplace {
     /// Arguments that train `name` in bf16, or continue it.
     fn in_bf16<'a>(&'a self, name: &str, more: &[&'a str]) -> Vec<String> {
         let place = ["train", self.data.to_str().unwrap(), "--out", &self.text(name)].map(String::from);
         let begins = ["--precision", "bf16", "--learning-rate", "1e-3"];
-        let begins = SMALL_NETWORK.iter().chain(&begins).filter(|_| !more.contains(&"--resume"));
+        let begins = NETWORK.iter().chain(&begins).filter(|_| !more.contains(&"--resume"));
         place.into_iter().chain(begins.chain(more).map(|word| word.to_string())).collect()
     }
 

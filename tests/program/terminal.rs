@@ -103,7 +103,7 @@ fn tables_fit() {
         &["inspect", &data],
         &["evaluate", &trained, "--embeddings", &features],
         &["retrieve", &trained, "--sweep", "3", "--edges", "relationships"],
-        &["bench", "--roofline", "--batch-size", "1024"],
+        &["bench", "--roofline", "--batch-size", "256"],
         &["bench", "--device", "cpu", "--size", "small", "--kernel", "step", "--budget", "1"],
     ] {
         let text = run(arguments);
