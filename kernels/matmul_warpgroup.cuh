@@ -22,8 +22,10 @@ template <int columns_, Order order_a_, Order order_b_> struct WarpgroupTile {
     static constexpr int rows = 128, columns = columns_, inner = SWIZZLED_LINE / int(sizeof(bf16)), stages = 4;
     static constexpr int consumers = rows / 64, threads = (consumers + 1) * WARPGROUP;
     static constexpr int sums = columns / 2; // of a consumer's thread
-    // Registers of a thread: as launched, and while the roles differ.
-    static constexpr int registers = 168, consumer_registers = 208, producer_registers = 96;
+    // Registers of a thread: as launched, and while the roles differ. A block gets no more than it was launched with: a
+    // consumer would wait for them for ever.
+    static constexpr int registers = 168, consumer_registers = 208, producer_registers = 88;
+    static_assert(consumers * consumer_registers + producer_registers <= (consumers + 1) * registers, "registers of a block");
     // Bytes of a stage, in this order: lines of a, lines of b, and by column of a the norm's scale and shift.
     static constexpr int panel_bytes = inner * SWIZZLED_LINE;
     static constexpr int a_bytes = rows / 64 * panel_bytes, b_bytes = (columns + 63) / 64 * panel_bytes;

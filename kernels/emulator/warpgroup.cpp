@@ -61,9 +61,12 @@ Pieces pieces[MAX_THREADS];
 
 constexpr int ALL_REGISTERS = 65536;
 int registers[MAX_THREADS]; // of each thread
-int registers_taken;
+// Registers that the block has taken, and those with which it was launched: it gets no more.
+int registers_taken, registers_launched;
 
-bool registers_are_free(const void *more) { return registers_taken + *static_cast<const int *>(more) <= ALL_REGISTERS; }
+bool registers_are_free(const void *more) {
+    return registers_taken + *static_cast<const int *>(more) <= registers_launched;
+}
 
 // ---- products ---------------------------------------------------------------------------------------------------
 
@@ -331,6 +334,7 @@ void forget_products(int thread_count) {
             products[i].d = nullptr;
         }
     }
+    registers_launched = registers_taken;
 }
 
 } // namespace emulator

@@ -270,6 +270,8 @@ fn registers_change_hands() {
     for (lines, what) in [
         (format!("{inc} 40;\n"), "wrong direction"),
         (format!("{dec} 256;\n"), "wrong direction"),
+        // More than the block was launched with, although the multiprocessor has them.
+        (format!("{inc} 256;\n"), "deadlock"),
         (format!("setp.lt.u32 %p2, %r1, 32;\n@%p2 {dec} 40;\n"), "different products"),
     ] {
         let error = with(&lines).expect_err(what);

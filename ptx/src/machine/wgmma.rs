@@ -171,8 +171,9 @@ impl Machine<'_> {
                 format!("{count} of {before} registers")
             });
         }
+        // A block has the registers with which it was launched.
         let all = self.granted.iter().sum::<u32>() - before + count;
-        if takes && all * 32 > REGISTERS {
+        if takes && all > registers_at_launch(self.threads) * self.granted.len() as u32 {
             return true;
         }
         self.granted[at] = count;
