@@ -1,12 +1,13 @@
 // matmul_warpgroup: a block's tile of a product on the tensor cores of sm_90a (warpgroup.cuh).
 //
-//   two consumers   a warpgroup for each 64 rows: fragments of a from shared memory, the prologue in registers, products
+//   consumers       a warpgroup for each 64 rows: fragments of a from shared memory, the prologue in registers, products
 //                   with b in shared memory
 //   a producer      a warpgroup that copies stages of a and b, several steps ahead (cp.async), into swizzled lines of
 //                   128 bytes; zeros beyond the end of the inner dimension
-//   barriers        each stage has one that says it is full, and one that says both consumers have read it
+//   barriers        each stage has one that says it is full, and one that says all consumers have read it
 //
-// The consumers take turns: while the tensor cores work for one, the other loads and normalises. The tensor map of a
+// Two consumers, of one block or of two, take turns: while the tensor cores work for one, the other loads and normalises.
+// The tensor map of a
 // TMA copy would replace the producer's addresses, but it holds the size and the address of a matrix, and these vary:
 // weights have two parts, and the number of rows is known on the device alone.
 #pragma once
@@ -15,17 +16,33 @@
 #include "matmul_tensor.cuh"
 #include "warpgroup.cuh"
 
-// Tile of 128 rows and so many columns, and the memory orders of its operands. An operand lies in lines of 64 values:
-// rows of 64 inner steps; or, inner dimension first, panels of 64 rows, each with a line for every inner step.
-template <int columns_, Order order_a_, Order order_b_> struct WarpgroupTile {
+// Numbers of rows and columns of a tile.
+template <int rows_, int columns_> struct TileSize {
+    static constexpr int rows = rows_, columns = columns_;
+};
+
+// Threads of a block with a tile of so many rows, and blocks that share a multiprocessor.
+constexpr int warpgroup_threads(int rows) { return (rows / 64 + 1) * WARPGROUP; }
+constexpr int warpgroup_blocks(int rows) { return rows == 64 ? 2 : 1; }
+
+// Threads that share a column of the epilogue, each with every so many rows: the same in all tiles, so that the order of
+// sums is.
+constexpr int COLUMN_LANES = 4;
+
+// Tile of 64 or 128 rows, and the memory orders of its operands. An operand lies in lines of 64 values: rows of 64 inner
+// steps; or, inner dimension first, panels of 64 rows, each with a line for every inner step.
+template <class Size, Order order_a_, Order order_b_> struct WarpgroupTile {
     static constexpr Order order_a = order_a_, order_b = order_b_;
-    static constexpr int rows = 128, columns = columns_, inner = SWIZZLED_LINE / int(sizeof(bf16)), stages = 4;
-    static constexpr int consumers = rows / 64, threads = (consumers + 1) * WARPGROUP;
+    static constexpr int rows = Size::rows, columns = Size::columns;
+    static constexpr int inner = SWIZZLED_LINE / int(sizeof(bf16)), stages = 4;
+    static constexpr int consumers = rows / 64, threads = warpgroup_threads(rows), blocks = warpgroup_blocks(rows);
     static constexpr int sums = columns / 2; // of a consumer's thread
     // Registers of a thread: as launched, and while the roles differ. A block gets no more than it was launched with: a
-    // consumer would wait for them for ever.
+    // consumer would wait for them for ever. With 64 rows, what is launched is enough for both roles.
+    static constexpr bool moves_registers = blocks == 1;
     static constexpr int registers = 168, consumer_registers = 208, producer_registers = 88;
-    static_assert(consumers * consumer_registers + producer_registers <= (consumers + 1) * registers, "registers of a block");
+    static_assert(consumers * consumer_registers + producer_registers <= (consumers + 1) * registers || !moves_registers,
+                  "registers of a block");
     // Bytes of a stage, in this order: lines of a, lines of b, and by column of a the norm's scale and shift.
     static constexpr int panel_bytes = inner * SWIZZLED_LINE;
     static constexpr int a_bytes = rows / 64 * panel_bytes, b_bytes = (columns + 63) / 64 * panel_bytes;
@@ -33,14 +50,14 @@ template <int columns_, Order order_a_, Order order_b_> struct WarpgroupTile {
     static constexpr int first_norm = stages * (a_bytes + b_bytes), first_barrier = first_norm + stages * norm_bytes;
     static constexpr int memory_bytes = first_barrier + 2 * stages * int(sizeof(PhaseBarrier));
     static_assert(columns % 8 == 0 && columns <= 256, "columns of a product");
-    static_assert(memory_bytes <= 232448, "shared memory of a block");
+    // The system takes 1,024 bytes of each block; so does the epilogue.
+    static_assert(blocks * (memory_bytes + 2048) <= 228 * 1024, "shared memory of a multiprocessor");
     // After the products the stages' memory holds the tile, row by row, or column by column if the inner dimension of a
     // comes first. The distances put the values that a warp stores at once into different banks. Each lane's sums of columns
     // follow, and the lengths of rows.
     static constexpr int row_stride = columns + (40 - columns % 32) % 32, column_stride = rows + 4;
     static constexpr int first_lane = rows * row_stride * int(sizeof(float));
-    static constexpr int lanes = threads / (columns / 2); // threads that share two columns of the epilogue
-    static constexpr int first_length = first_lane + 2 * lanes * columns * int(sizeof(float2));
+    static constexpr int first_length = first_lane + consumers * COLUMN_LANES * columns * int(sizeof(float2));
     static_assert(first_length + rows * int(sizeof(float)) <= first_norm, "room for the tile");
     static_assert(columns * column_stride * int(sizeof(float)) <= first_norm, "room for the tile");
 };
@@ -223,8 +240,8 @@ struct FactorLengths {
             squares[i % 2] = fmaf(high, high, fmaf(low, low, squares[i % 2]));
         }
     }
-    // Writes the divisors of a warp's rows to `of_tile`. The blocks of the first columns also write them to `to`.
-    __device__ __forceinline__ void finish(float *of_tile, const Place &place) {
+    // Writes the divisors of a warp's rows to `of_tile`.
+    __device__ __forceinline__ void finish(float *of_tile) {
         int in_tile = int(threadIdx.x) / WARP_LANES * 16 + int(threadIdx.x) % WARP_LANES / 4;
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -232,13 +249,16 @@ struct FactorLengths {
             sum += __shfl_xor_sync(FULL_WARP, sum, 2);
             sum += __shfl_xor_sync(FULL_WARP, sum, 1);
             float length = sqrtf(sum), divisor = length < L2_EPSILON ? L2_EPSILON : length; // keeps NaN
-            int in_half = in_tile + half * 8, row = place.first_row + in_half;
             if (threadIdx.x % 4 == 0) {
-                of_tile[in_half] = to == nullptr ? 1.0f : divisor;
-                if (to != nullptr && place.first_column == 0 && row < place.rows) {
-                    to[row] = divisor;
-                }
+                of_tile[in_tile + half * 8] = to == nullptr ? 1.0f : divisor;
             }
+        }
+    }
+    // The blocks of the first columns write them to `to`.
+    __device__ __forceinline__ void store(const float *of_tile, const Place &place, int rows_of_tile) const {
+        int in_tile = int(threadIdx.x), row = place.first_row + in_tile;
+        if (to != nullptr && place.first_column == 0 && in_tile < rows_of_tile && row < place.rows) {
+            to[row] = of_tile[in_tile];
         }
     }
 };
@@ -276,9 +296,6 @@ __device__ __forceinline__ void consume(const WarpgroupMemory<Tile> &memory, con
 #pragma unroll
         for (int k = 0; k < Tile::inner / 16; k++) {
             prologue.apply(a[k], memory.norm(at.stage), k);
-            if constexpr (Lengths::wanted) {
-                lengths.add(a[k]);
-            }
         }
         unsigned long long b = matrix_descriptor(memory.b(at.stage), is_transposed ? Tile::panel_bytes : 16);
         begin_products();
@@ -290,11 +307,17 @@ __device__ __forceinline__ void consume(const WarpgroupMemory<Tile> &memory, con
         commit_products();
         wait_products<0>();
         arrive_warp(memory.read(at.stage));
+        if constexpr (Lengths::wanted) { // here, where the prologue needs no registers
+#pragma unroll
+            for (int k = 0; k < Tile::inner / 16; k++) {
+                lengths.add(a[k]);
+            }
+        }
     }
     wait_copies<0>(); // of the epilogue
-    meet_roles();     // both consumers have read the stages
+    meet_roles();     // all consumers have read the stages
     if constexpr (Lengths::wanted) {
-        lengths.finish(memory.lengths(), place);
+        lengths.finish(memory.lengths());
     }
     int row = warp * 16 + lane / 4, column = lane % 4 * 2;
 #pragma unroll
@@ -332,15 +355,23 @@ __device__ __forceinline__ void multiply_tile(const Operand<bf16, Norm> &a, cons
     commit_copies();
     __syncthreads();
     if (int(threadIdx.x) < Tile::consumers * WARPGROUP) {
-        take_registers<Tile::consumer_registers>();
+        if constexpr (Tile::moves_registers) {
+            take_registers<Tile::consumer_registers>();
+        }
         consume(memory, a.norm, place, lengths);
-        release_registers<Tile::registers>();
+        if constexpr (Tile::moves_registers) {
+            release_registers<Tile::registers>();
+        }
     } else {
-        release_registers<Tile::producer_registers>();
+        if constexpr (Tile::moves_registers) {
+            release_registers<Tile::producer_registers>();
+        }
         produce(memory, a, b, place);
         wait_copies<0>();
         meet_roles();
-        take_registers<Tile::registers>();
+        if constexpr (Tile::moves_registers) {
+            take_registers<Tile::registers>();
+        }
     }
     __syncthreads();
 }

@@ -149,20 +149,23 @@ template <int groups> __device__ __forceinline__ void wait_products(CALL_LINE_AL
 }
 
 // Operands %0.. of the sums of a product, by the number of its columns.
+#define SUMS_64                                                                                                        \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "             \
+    "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "             \
+    "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "             \
+    "%62, %63"
 #define SUMS_76                                                                                                        \
-    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "   \
-    "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "   \
-    "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, "   \
-    "%68, %69, %70, %71, %72, %73, %74, %75"
+    SUMS_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75"
 #define SUMS_112                                                                                                       \
     SUMS_76 ", %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "   \
-            "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
 #define SUMS_128                                                                                                       \
     SUMS_112 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 #define FOUR_SUMS(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define TWELVE_SUMS(i) FOUR_SUMS(i), FOUR_SUMS(i + 4), FOUR_SUMS(i + 8)
 #define THIRTY_SIX_SUMS(i) TWELVE_SUMS(i), TWELVE_SUMS(i + 12), TWELVE_SUMS(i + 24)
-#define ALL_76 THIRTY_SIX_SUMS(0), THIRTY_SIX_SUMS(36), FOUR_SUMS(72)
+#define ALL_64 THIRTY_SIX_SUMS(0), TWELVE_SUMS(36), TWELVE_SUMS(48), FOUR_SUMS(60)
+#define ALL_76 ALL_64, TWELVE_SUMS(64)
 #define ALL_112 ALL_76, THIRTY_SIX_SUMS(76)
 #define ALL_128 ALL_112, TWELVE_SUMS(112), FOUR_SUMS(124)
 #define PRODUCT(columns, sums, all, a0, a1, a2, a3, b, adds, b_order)                                                  \
@@ -176,7 +179,9 @@ template <int groups> __device__ __forceinline__ void wait_products(CALL_LINE_AL
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_descriptor), "r"(int(is_added)))
 
 #define PRODUCTS_OF(b_order)                                                                                           \
-    if constexpr (sums == 76) {                                                                                        \
+    if constexpr (sums == 64) {                                                                                        \
+        PRODUCT("128", SUMS_64, ALL_64, "%64", "%65", "%66", "%67", "%68", "%69", b_order);                            \
+    } else if constexpr (sums == 76) {                                                                                 \
         PRODUCT("152", SUMS_76, ALL_76, "%76", "%77", "%78", "%79", "%80", "%81", b_order);                            \
     } else if constexpr (sums == 112) {                                                                                \
         PRODUCT("224", SUMS_112, ALL_112, "%112", "%113", "%114", "%115", "%116", "%117", b_order);                    \
@@ -188,7 +193,7 @@ template <int groups> __device__ __forceinline__ void wait_products(CALL_LINE_AL
 template <bool is_transposed, int sums>
 __device__ __forceinline__ void multiply(float (&d)[sums], const unsigned (&a)[4], unsigned long long b_descriptor,
                                          bool is_added CALL_LINE) {
-    static_assert(sums == 76 || sums == 112 || sums == 128, "columns of a product: 152, 224 or 256");
+    static_assert(sums == 64 || sums == 76 || sums == 112 || sums == 128, "columns of a product: 128, 152, 224 or 256");
 #ifdef __CUDACC__
     if constexpr (is_transposed) {
         PRODUCTS_OF("1")

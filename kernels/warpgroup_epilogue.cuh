@@ -12,21 +12,16 @@ template <> struct EpilogueColumn<NoSums> {
     static constexpr bool exists = false;
 };
 
-// Stores the tile's rows first.. up to `count`, two columns of every `lanes`-th row. Leaves the lane's sums for the merge.
+// Stores two columns of every COLUMN_LANES-th of `count` rows of a chunk, from `lane` on. Leaves their sums for the merge.
 // `is_full`: there are CHUNK_ROWS rows.
 template <bool is_full, class Tile, class Add, class Sums>
 __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
-                                            const Place &place, int first, int count, const Add &add, const Sums &sums) {
-    constexpr int across = Tile::columns / 2, lanes = Tile::lanes;
-    // The rows of a group are loaded before any of them is stored: their latencies overlap.
-    constexpr int groups = lanes < 5 ? 2 : 1, group = (CHUNK_ROWS + groups * lanes - 1) / (groups * lanes);
+                                            const Place &place, int chunk, int count, int lane, int in_tile, const Add &add,
+                                            const Sums &sums) {
+    constexpr int each = CHUNK_ROWS / COLUMN_LANES;
     using Column = EpilogueColumn<Sums>;
-    int in_tile = int(threadIdx.x % across) * 2, lane = int(threadIdx.x / across);
-    int column = place.first_column + in_tile, first_row = place.first_row + first;
+    int first = chunk * CHUNK_ROWS, column = place.first_column + in_tile, first_row = place.first_row + first;
     bool both = column + 2 <= place.columns;
-    if (lane >= lanes || column >= place.columns) {
-        return;
-    }
     Column of_column[2] = {};
     auto rows_of_add = [&] {
         if constexpr (Column::exists) {
@@ -50,52 +45,48 @@ __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory,
             of_column[i].begin(sums, min(column + i, place.columns - 1));
         }
     }
-    // Row of the lane in the chunk; behind the last one it is loaded again. `is_sure`: it exists in every lane.
-    auto is_sure = [](int i) { return is_full && lanes - 1 + i * lanes < CHUNK_ROWS; };
-    auto row_of = [&](int i) { return is_sure(i) ? lane + i * lanes : min(lane + i * lanes, count - 1); };
+    // The rows are loaded before any of them is stored: their latencies overlap. Behind the last one it is loaded again.
+    auto row_of = [&](int k) { return is_full ? lane + k * COLUMN_LANES : min(lane + k * COLUMN_LANES, count - 1); };
     const float *tile = memory.tile() + first * Tile::row_stride + in_tile;
+    typename decltype(rows_of_sums)::Row of_row[each] = {};
+    typename decltype(rows_of_add)::Row add_row[each] = {};
+    if (reads) {
 #pragma unroll
-    for (int at = 0; at < groups * group; at += group) {
-        typename decltype(rows_of_sums)::Row of_row[group] = {};
-        typename decltype(rows_of_add)::Row add_row[group] = {};
-        if (reads) {
+        for (int k = 0; k < each; k++) {
+            of_row[k] = rows_of_sums.load(first_row + row_of(k));
+        }
+    }
 #pragma unroll
-            for (int k = 0; k < group; k++) {
-                of_row[k] = rows_of_sums.load(first_row + row_of(at + k));
+    for (int k = 0; k < each; k++) {
+        add_row[k] = rows_of_add.load(first_row + row_of(k));
+    }
+#pragma unroll
+    for (int k = 0; k < each; k++) {
+        int row = row_of(k);
+        bool exists = is_full || lane + k * COLUMN_LANES < count;
+        float2 product = *reinterpret_cast<const float2 *>(tile + row * Tile::row_stride);
+        float values[2] = {product.x, product.y};
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            if constexpr (Column::exists) {
+                values[i] = add.stored(values[i], add_row[k], i, of_column[i], of_row[k][i]);
+            } else {
+                values[i] = add.stored(first_row + row, values[i]);
             }
         }
-#pragma unroll
-        for (int k = 0; k < group; k++) {
-            add_row[k] = rows_of_add.load(first_row + row_of(at + k));
-        }
-#pragma unroll
-        for (int k = 0; k < group; k++) {
-            int row = row_of(at + k);
-            bool exists = is_sure(at + k) || lane + (at + k) * lanes < count;
-            float2 product = *reinterpret_cast<const float2 *>(tile + row * Tile::row_stride);
-            float values[2] = {product.x, product.y};
+        store_columns(out.line(first_row + row) + column, values, exists && both, exists && !both);
+        if constexpr (Column::exists) {
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                if constexpr (Column::exists) {
-                    values[i] = add.stored(values[i], add_row[k], i, of_column[i], of_row[k][i]);
-                } else {
-                    values[i] = add.stored(first_row + row, values[i]);
-                }
-            }
-            store_columns(out.line(first_row + row) + column, values, exists && both, exists && !both);
-            if constexpr (Column::exists) {
-#pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    of_column[i].add(of_row[k][i], values[i], at + k == 0, exists);
-                }
+                of_column[i].add(of_row[k][i], values[i], k == 0, exists);
             }
         }
     }
     if constexpr (Column::exists) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            memory.lanes()[(first / CHUNK_ROWS * lanes + lane) * Tile::columns + in_tile + i] =
-                of_column[i].result(max(count - lane + lanes - 1, 0) / lanes);
+            memory.lanes()[(chunk * COLUMN_LANES + lane) * Tile::columns + in_tile + i] =
+                of_column[i].result(max(count - lane + COLUMN_LANES - 1, 0) / COLUMN_LANES);
         }
     }
 }
@@ -104,7 +95,7 @@ __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory,
 template <class Tile, class Sums>
 __device__ __forceinline__ void merge_lanes(const WarpgroupMemory<Tile> &memory, const Place &place, int rows,
                                             const Sums &sums) {
-    constexpr int lanes = Tile::lanes;
+    constexpr int lanes = COLUMN_LANES;
     int wanted = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS * Tile::columns;
     for (unsigned i = threadIdx.x; int(i) < wanted; i += Tile::threads) {
         int chunk = int(i / Tile::columns), of_chunk = int(i % Tile::columns);
@@ -128,13 +119,19 @@ __device__ __forceinline__ void merge_lanes(const WarpgroupMemory<Tile> &memory,
 template <class Tile, class Add, class Sums>
 __device__ __forceinline__ void finish_tile(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
                                             const Place &place, const Add &add, const Sums &sums) {
-    int rows = min(Tile::rows, place.rows - place.first_row);
-    for (int first = 0; first < rows; first += CHUNK_ROWS) {
-        int count = min(CHUNK_ROWS, rows - first);
+    constexpr int across = Tile::columns / 2;
+    int rows = min(Tile::rows, place.rows - place.first_row), chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
+#pragma unroll 1
+    for (int at = threadIdx.x; at < chunks * COLUMN_LANES * across; at += Tile::threads) {
+        int in_tile = int(unsigned(at) % across) * 2, lane = int(unsigned(at) / across % COLUMN_LANES);
+        int chunk = int(unsigned(at) / (across * COLUMN_LANES)), count = min(CHUNK_ROWS, rows - chunk * CHUNK_ROWS);
+        if (place.first_column + in_tile >= place.columns) {
+            continue;
+        }
         if (count == CHUNK_ROWS) {
-            finish_rows<true>(memory, out, place, first, count, add, sums);
+            finish_rows<true>(memory, out, place, chunk, count, lane, in_tile, add, sums);
         } else {
-            finish_rows<false>(memory, out, place, first, count, add, sums);
+            finish_rows<false>(memory, out, place, chunk, count, lane, in_tile, add, sums);
         }
     }
     if constexpr (EpilogueColumn<Sums>::exists) {
@@ -150,17 +147,17 @@ template <class Tile, class Sums>
 __device__ __forceinline__ void finish_tile_sums(const WarpgroupMemory<Tile> &memory, const Place &place,
                                                  const Sums &sums) {
     if constexpr (EpilogueColumn<Sums>::exists) {
-        constexpr int lanes = 4;
+        constexpr int at_once = Tile::threads / Tile::columns;
+        static_assert(at_once <= COLUMN_LANES, "a lane for each thread");
         if (!sums.wanted()) {
             return;
         }
         // Threads beyond the columns have no lane.
-        bool works = int(threadIdx.x) < Tile::columns;
-        int in_strip = works ? int(threadIdx.x) : 0;
+        int lane = int(threadIdx.x) / Tile::columns, in_strip = int(threadIdx.x) % Tile::columns;
         StripThread thread = {place.first_column / Tile::columns, (place.columns + Tile::columns - 1) / Tile::columns,
-                              works ? place.first_column + in_strip : place.columns, in_strip, works ? 0 : lanes};
+                              place.first_column + in_strip, in_strip, lane < at_once ? lane : COLUMN_LANES};
         int chunks = (min(Tile::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
-        finish_columns<lanes, Tile::columns, 1>(sums.memory, sums.merge, thread, place.rows, place.columns,
+        finish_columns<COLUMN_LANES, Tile::columns, at_once>(sums.memory, sums.merge, thread, place.rows, place.columns,
                                                 place.first_row / CHUNK_ROWS, chunks,
                                                 reinterpret_cast<Pair *>(memory.bytes));
     }

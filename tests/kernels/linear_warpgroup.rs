@@ -1,7 +1,8 @@
 //! linear_warpgroup: products by the instructions of a warpgroup, at sizes that reach every tile and at random ones.
 
-use crate::support::agreement::{agree_in_orders, agree_once};
+use crate::support::agreement::{agree_in_orders, agree_once, assert_same_bits, outputs_once};
 use crate::support::cases::{check, rows, runs_on_device, seeds};
+use crate::support::devices;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
@@ -11,6 +12,9 @@ use scenerank::bench::cases::linear::unit::{self, UnitProduct};
 use scenerank::bench::cases::linear::{Launches, Product, X};
 
 const FORMAT: Format = Format::Bf16Warpgroup;
+
+/// Rows for which a grid has larger tiles.
+pub const MANY_ROWS: usize = 9_216;
 
 pub fn product(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Product {
     Product { what: "test", rows, inputs, outputs, format: FORMAT, seed }
@@ -56,9 +60,30 @@ fn every_tile_agrees_with_the_reference() {
     // One step of 64 inner ones, fewer than the ring's stages, and more. Columns below, at and above a tile.
     let sizes = [(70, 21, 152), (129, 153, 224), (64, 330, 257), (130, 300, 300)];
     for (seed, (rows, inputs, outputs)) in (0..).zip(sizes) {
-        all(product(rows, inputs, outputs, seed)).iter().for_each(|case| agree_once(case, 0));
+        for spare in [0, MANY_ROWS] {
+            all(product(rows, inputs, outputs, seed)).iter().for_each(|case| agree_once(case, spare));
+        }
     }
     agree_in_orders(&[5, 6], &all(product(130, 70, 160, 5))[6]);
+}
+
+/// The same rows in grids for few and for many: in tiles of 64 and of 128 rows.
+#[test]
+fn the_tile_that_a_bound_chooses_changes_no_bit() {
+    if !runs_on_device(FORMAT) {
+        return;
+    }
+    for device in devices().iter().take(1) {
+        // Two parts of a weight's gradient, and three; chunks of rows in part.
+        for (rows, inputs, outputs) in [(201, 70, 137), (777, 21, 33)] {
+            for case in all(product(rows, inputs, outputs, 3)) {
+                let [small, large] = [0, MANY_ROWS].map(|spare| outputs_once(device, &case, spare).0);
+                for (small, large) in small.iter().zip(&large) {
+                    assert_same_bits(case.kernel, small, large);
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -82,6 +107,9 @@ fn sums_of_many_rows_agree_with_the_reference() {
     }
     // Rows for two groups of the column sums, and for several parts of a weight's gradient.
     let of = product(2171, 21, 30, 7);
-    agree_once(&forward(ForwardProduct::activated(of)), 300);
-    agree_once(&backward(BackwardProduct { product: of, x: X::ActivatedWithSums, part: of.whole() }), 300);
+    for spare in [300, MANY_ROWS] {
+        agree_once(&forward(ForwardProduct::activated(of)), spare);
+        let x = X::ActivatedWithSums;
+        agree_once(&backward(BackwardProduct { product: of, x, part: of.whole() }), spare);
+    }
 }

@@ -171,7 +171,8 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
     if let Some(name) = code.iter().find(|name| ["LDL", "STL"].contains(&operation(name))) {
         problem(format!("{name}: a stack"));
     }
-    let is_of_warpgroup = kernel.contains("_128x");
+    let tile = warpgroup_tile(kernel);
+    let is_of_warpgroup = tile.is_some();
     if kernel.starts_with("linear_") && !kernel.contains("fp32") {
         let wanted = if is_of_warpgroup {
             &["HGMMA", "LDSM", "LDGSTS", "FENCE"][..]
@@ -184,7 +185,7 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
             }
         }
     }
-    if is_of_warpgroup {
+    if let Some([rows, columns]) = tile {
         if position("HMMA").is_some() {
             problem("HMMA where a warpgroup multiplies".to_string());
         }
@@ -193,19 +194,24 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
                 problem(format!("{slots} instructions for {products} HGMMA"));
             }
         }
+        // Of a producer's thread between two waits: every 16th row of both operands.
         let copies = copies_in_flight(code);
-        if copies < LEAST_COPIES {
+        if copies < rows / 16 + columns / 16 {
             problem(format!("{copies} copies before a wait"));
         }
     }
     problems
 }
 
-/// Instructions of a consumer's loop for each product. The tensor cores take 76 cycles for one of 152 columns, and a scheduler
+/// Instructions of a consumer's loop for each product. The tensor cores take 64 cycles for one of 128 columns, and a scheduler
 /// issues for two consumers in twice that time.
 const MOST_SLOTS: usize = 48;
-/// Copies of a producer's thread between two waits: 8 rows of one operand, and at least 9 of the other.
-const LEAST_COPIES: usize = 17;
+
+/// Rows and columns of a warpgroup's tile, with which the kernel's name ends.
+fn warpgroup_tile(kernel: &str) -> Option<[usize; 2]> {
+    let (rows, columns) = kernel.rsplit_once('_')?.1.split_once('x')?;
+    Some([rows.parse().ok()?, columns.parse().ok()?])
+}
 
 /// For each loop of products, the instructions from the wait for a full stage to the wait for the products, and the number of
 /// these products.
@@ -280,7 +286,7 @@ fn defects_of_machine_code_are_found() {
         let kernels = parse(&format!("\t.target\tsm_90a\n\tFunction : linear_planted_128x256\n{listing}"));
         kernels.iter().flat_map(|((arch, kernel), code)| problems(arch, kernel, code)).collect::<Vec<_>>()
     };
-    let copies = ["LDGSTS"; LEAST_COPIES].join(" ");
+    let copies = ["LDGSTS"; 24].join(" ");
     let head = format!("ACQBULK PREEXIT {copies} FENCE SYNCS.PHASECHK LDSM");
     assert_eq!(product(&format!("{head} HGMMA HGMMA WARPGROUP.DEPBAR")), [""; 0]);
     let many = ["FFMA"; 2 * MOST_SLOTS].join(" ");

@@ -278,6 +278,11 @@ fn a_step_is_one_launch() {
     }
 }
 
+/// Whether a call launches a product of warpgroups.
+fn of_warpgroups(call: &Call) -> bool {
+    call.0.contains("_bf16_64x") || call.0.contains("_bf16_128x")
+}
+
 /// A kernel gets more than 48 KiB of shared memory only on request: the products of the larger tile.
 #[test]
 fn large_tiles_ask_for_their_shared_memory() {
@@ -285,8 +290,8 @@ fn large_tiles_ask_for_their_shared_memory() {
     let fixture = Fixture::new();
     let Some(Calls(calls)) = calls(&fixture, stub) else { return };
     let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
-    // Ten products in each of two formats; by warpgroups, ten in each tile of 152, 224 and 256 columns.
-    let want = [[82_944; 10], [82_944; 10], [165_952; 10], [198_720; 10], [198_720; 10]];
+    // Ten products in each of two formats; by warpgroups, ten in each tile of 64 x 128, and 128 x 152, 224 and 256.
+    let want = [[82_944; 10], [82_944; 10], [100_416; 10], [165_952; 10], [198_720; 10], [198_720; 10]];
     assert_eq!(asked, want.as_flattened());
 }
 
@@ -520,7 +525,7 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
         assert!(output.status.success(), "{text}");
         let said: Vec<String> =
             text.lines().filter(|line| line.contains("wgmma")).map(str::to_string).collect();
-        let by_wgmma = Calls::read(&log).positions(|call| call.0.contains("_bf16_128x")).len();
+        let by_wgmma = Calls::read(&log).positions(of_warpgroups).len();
         let record = std::fs::read_to_string(fixture.folder.path().join("run/run.json")).unwrap();
         let record: serde_json::Value = serde_json::from_str(&record).unwrap();
         Some((said, by_wgmma, record["commands"][0]["kernels"].clone()))
@@ -534,13 +539,13 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
     ];
     assert!(parts.iter().all(|part| line.contains(part)), "{line}");
     assert_eq!(family, "mma");
-    // Ten products with three tiles.
-    assert_eq!(checked, 30);
+    // Ten products with four tiles.
+    assert_eq!(checked, 40);
     assert!(std::fs::read_to_string(&kept).unwrap().contains("stub 0"));
     // The next command finds the choice.
     assert_eq!(train(&["--precision", "bf16"], &[]), Some((said, 0, family)));
     // Another driver asks for another check.
-    assert_eq!(train(&["--precision", "bf16"], &[("STUB_VERSION", "13010")]).unwrap().1, 30);
+    assert_eq!(train(&["--precision", "bf16"], &[("STUB_VERSION", "13010")]).unwrap().1, 40);
     std::fs::remove_file(&kept).unwrap();
     // No choice, and nothing said: a named family, other formats, another GPU.
     let silent = [
@@ -571,10 +576,10 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
         ]);
         command.args(["--kernel", "adam_step", "--kernels", kernels]).env("LD_LIBRARY_PATH", stub);
         command.env("XDG_CACHE_HOME", &cache).env("STUB_LOG", &log).output().unwrap();
-        (Calls::read(&log).positions(|call| call.0.contains("_bf16_128x")).len(), kept.exists())
+        (Calls::read(&log).positions(of_warpgroups).len(), kept.exists())
     };
     assert_eq!(bench("mma"), (0, false));
-    assert_eq!(bench("auto"), (30, true));
+    assert_eq!(bench("auto"), (40, true));
     // A named family is not checked.
     let (said, by_wgmma, family) = train(&["--precision", "bf16", "--kernels", "wgmma"], &[]).unwrap();
     assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");

@@ -73,6 +73,8 @@ struct Outputs {
 struct Draws<'d> {
     device: &'d Device,
     numbers: StdRng,
+    /// Number of rows without values after those with values.
+    room: usize,
 }
 
 impl Draws<'_> {
@@ -84,10 +86,22 @@ impl Draws<'_> {
     /// Matrix with values in -1..1. The padding of rows is NaN, since no product may depend on it.
     fn matrix(&mut self, rows: usize, columns: usize, parts: usize) -> Result<Buffer<bf16>> {
         let mut values = vec![bf16::NAN; rows * parts * bf16::stride(columns)];
-        for part in values.chunks_exact_mut(bf16::stride(columns)) {
-            part[..columns].fill_with(|| bf16::from_f64(self.numbers.random_range(-1.0..1.0)));
-        }
+        self.fill(&mut values, columns);
         upload(self.device, &values)
+    }
+
+    /// Such a matrix of one part, with more rows after these. They are NaN.
+    fn rows(&mut self, rows: usize, columns: usize) -> Result<Buffer<bf16>> {
+        let stride = bf16::stride(columns);
+        let mut values = vec![bf16::NAN; (rows + self.room) * stride];
+        self.fill(&mut values[..rows * stride], columns);
+        upload(self.device, &values)
+    }
+
+    fn fill(&mut self, values: &mut [bf16], columns: usize) {
+        for row in values.chunks_exact_mut(bf16::stride(columns)) {
+            row[..columns].fill_with(|| bf16::from_f64(self.numbers.random_range(-1.0..1.0)));
+        }
     }
 
     fn indices(&mut self, count: usize, end: usize) -> Result<Buffer<i32>> {
@@ -110,18 +124,20 @@ fn two<T>([one, other]: [usize; 2], mut make: impl FnMut(usize) -> Result<T>) ->
 impl<'d> Layer<'d> {
     /// Draws the arrays; the same shape has the same values.
     pub(super) fn new(device: &'d Device, shape: Shape) -> Result<Self> {
-        let Shape { nodes, edges, inputs, hidden } = shape;
-        let mut draws = Draws { device, numbers: StdRng::seed_from_u64(1) };
-        let rows = [nodes, edges];
+        let Shape { inputs, hidden, .. } = shape;
+        let mut draws = Draws { device, numbers: StdRng::seed_from_u64(1), room: shape.room };
+        let of_values = [shape.nodes, shape.edges];
+        let rows = of_values.map(|rows| rows + shape.room);
+        let [nodes, edges] = rows;
         let columns = |count| device.allocate::<f32>(count);
         let matrix = |rows, columns| device.allocate::<bf16>(rows * bf16::stride(columns));
         Ok(Layer {
             device,
             shape,
             inputs: Inputs {
-                counts: two(rows, |count| upload(device, &[count as i32]))?,
-                ends: two([edges; 2], |count| draws.indices(count, nodes))?,
-                x: two(rows, |rows| draws.matrix(rows, inputs, 1))?,
+                counts: two(of_values, |count| upload(device, &[count as i32]))?,
+                ends: two([edges; 2], |count| draws.indices(count, shape.nodes))?,
+                x: two(of_values, |rows| draws.rows(rows, inputs))?,
                 norm: [
                     draws.values(inputs, -1.0, 1.0)?,
                     draws.values(inputs, 0.5, LARGEST_RSTD)?,
@@ -130,8 +146,8 @@ impl<'d> Layer<'d> {
                 ],
                 weight: draws.matrix(hidden, inputs, 3)?,
                 of_statistics: two([hidden; 2], |count| draws.values(count, -1.0, 1.0))?,
-                d_y: draws.matrix(nodes, 2 * hidden, 1)?,
-                d_z: two(rows, |rows| draws.matrix(rows, hidden, 1))?,
+                d_y: draws.rows(shape.nodes, 2 * hidden)?,
+                d_z: two(of_values, |rows| draws.rows(rows, hidden))?,
                 along: draws.values(nodes, -1.0, 1.0)?,
             },
             outputs: Outputs {
@@ -159,7 +175,8 @@ impl<'d> Layer<'d> {
     /// Launches a product.
     pub(super) fn launch(&mut self, product: Product, format: StoredFormat<bf16>) -> Result<()> {
         let Layer { device, shape, inputs: of, outputs: to, sums, parts } = self;
-        let Shape { nodes, edges, inputs, hidden } = *shape;
+        let Shape { inputs, hidden, room, .. } = *shape;
+        let [nodes, edges] = [shape.nodes + room, shape.edges + room];
         let part = bf16::stride(inputs);
         let [node_rows, edge_rows] = [(&of.counts[0], nodes), (&of.counts[1], edges)]
             .map(|(of, bound)| Rows { count: of.all(), bound });
@@ -296,20 +313,20 @@ impl<'d> Layer<'d> {
     }
 
     fn written(&self, product: Product, output: Output) -> Result<Vec<f32>> {
-        let Layer { device, shape: Shape { inputs, hidden, .. }, outputs: of, .. } = self;
+        let Layer { device, shape: Shape { nodes, edges, inputs, hidden, .. }, outputs: of, .. } = self;
         let floats = |buffer: &Buffer<f32>| device.download(buffer, 0..buffer.len());
-        let matrix = |buffer: &Buffer<bf16>, columns: usize| -> Result<Vec<f32>> {
-            Ok(bf16::dense(&device.download(buffer, 0..buffer.len())?, columns))
+        let matrix = |buffer: &Buffer<bf16>, rows: usize, columns: usize| -> Result<Vec<f32>> {
+            Ok(bf16::dense(&device.download(buffer, 0..rows * bf16::stride(columns))?, columns))
         };
         match (output, product) {
-            (Output::Y, Product::ForwardUnit | Product::ForwardTwo) => matrix(&of.wide, 2 * hidden),
-            (Output::Y, Product::Forward | Product::ForwardNorm) => matrix(&of.of_nodes, *hidden),
-            (Output::Y | Output::Z, _) => matrix(&of.of_edges, *hidden),
+            (Output::Y, Product::ForwardUnit | Product::ForwardTwo) => matrix(&of.wide, *nodes, 2 * hidden),
+            (Output::Y, Product::Forward | Product::ForwardNorm) => matrix(&of.of_nodes, *nodes, *hidden),
+            (Output::Y | Output::Z, _) => matrix(&of.of_edges, *edges, *hidden),
             (Output::Mean, _) => floats(&of.statistics[0]),
             (Output::Rstd, _) => floats(&of.statistics[1]),
-            (Output::Lengths, _) => floats(&of.lengths),
-            (Output::DX, _) => matrix(&of.d_x[0], *inputs),
-            (Output::DE, _) => matrix(&of.d_x[1], *inputs),
+            (Output::Lengths, _) => device.download(&of.lengths, 0..*nodes),
+            (Output::DX, _) => matrix(&of.d_x[0], *nodes, *inputs),
+            (Output::DE, _) => matrix(&of.d_x[1], *edges, *inputs),
             (Output::DNormWeight, _) => floats(&of.d_norm[0]),
             (Output::DNormBias, _) => floats(&of.d_norm[1]),
             (Output::DWeight, _) => {

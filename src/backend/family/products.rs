@@ -37,6 +37,8 @@ pub(super) struct Shape {
     pub inputs: usize,
     /// H: number of columns of most products. Those that stack two parts of the weight have twice as many.
     pub hidden: usize,
+    /// Number of rows beyond these that grids and matrices have room for. The tile depends on it.
+    pub room: usize,
 }
 
 /// Kinds of launches that multiply: each has a kernel for every tile.
@@ -204,7 +206,7 @@ fn by_column(values: &[f64], columns: usize, fold: impl Fn(f64, f64) -> f64) -> 
 
 /// Largest allowed differences of each value of a product's outputs, given those of one family.
 fn limits(product: Product, shape: Shape, written: &[Vec<f32>]) -> Vec<Vec<f64>> {
-    let Shape { nodes, edges, inputs, hidden } = shape;
+    let Shape { nodes, edges, inputs, hidden, .. } = shape;
     let largest_x = if product.is_normed() { LARGEST_NORMED } else { 1.0 };
     let gathered = 2 * usize::from(matches!(product, Product::ForwardGather | Product::ForwardGatherNorm));
     let stacks = matches!(product, Product::BackwardUnit | Product::BackwardStates);

@@ -73,7 +73,7 @@ const WAIT: &str = "griddepcontrol.wait";
 const NO_WAIT: &str = "no wait for the launch ahead";
 
 /// Tile of the products by warpgroups that have defects, and their file.
-const WARPGROUP: &str = "linear_warpgroup_bf16_152";
+const WARPGROUP: &str = "linear_warpgroup_bf16_64x128";
 
 /// More steps than the ring has stages.
 fn warpgroup() -> Case {

@@ -63,6 +63,7 @@ pub const FILES: &[KernelFile] = &[
     linear::WARPGROUP_FILES[0],
     linear::WARPGROUP_FILES[1],
     linear::WARPGROUP_FILES[2],
+    linear::WARPGROUP_FILES[3],
     rank_merge::FILE,
     readout_loss::FILE,
     row_correlations::FILE,

@@ -5,8 +5,9 @@ use super::arguments::{
     WeightGradientArguments,
 };
 use super::{
-    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, MOST_LARGE_PARTS, MOST_WARPGROUP_PARTS,
-    Matrix, MatrixMut, StoredFormat, Tile, WARPGROUP_BLOCKS, Weights, check_rows,
+    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LARGEST_WARPGROUP, LEAST_PART_ROWS, MOST_LARGE_PARTS,
+    MOST_WARPGROUP_PARTS, Matrix, MatrixMut, ROWS_OF_ANOTHER_PART, StoredFormat, Tile, WARPGROUP_BLOCKS,
+    Weights, check_rows,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -26,14 +27,24 @@ struct Parts {
     format: Format,
     outputs: usize,
     inputs: usize,
-    /// Largest number of parts for the smaller tile.
+    /// Largest number of parts; of several tiles, for the smaller one.
     most: usize,
 }
 
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        let most = (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1);
+        let most = match format {
+            Format::Bf16Warpgroup => {
+                (WARPGROUP_BLOCKS / LARGEST_WARPGROUP.count(inputs, outputs)).clamp(1, MOST_WARPGROUP_PARTS)
+            }
+            _ => (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1),
+        };
         Parts { format, outputs, inputs, most }
+    }
+
+    /// Number of parts for this number of rows with products of warpgroups.
+    fn of_warpgroup(self, rows: usize) -> usize {
+        self.most.min(1 + rows.saturating_sub(LEAST_PART_ROWS).div_ceil(ROWS_OF_ANOTHER_PART))
     }
 
     /// Whether the format has the larger tile.
@@ -49,25 +60,21 @@ impl Parts {
     /// Tile of both products with this many rows.
     fn tile(self, rows: usize) -> Tile {
         match self.format {
-            Format::Bf16Warpgroup => warpgroup_tile([[self.outputs, self.inputs]]),
+            Format::Bf16Warpgroup => warpgroup_tile([(rows, [self.outputs, self.inputs])]),
             format => format.tile(self.are_large(rows)),
         }
     }
 
     /// Number of parts for this number of rows, as in the kernels.
     fn of_rows(self, rows: usize) -> usize {
-        let inputs = self.inputs;
-        let by_rows = rows.div_ceil(LEAST_PART_ROWS);
-        let spread = |tiles: usize, of_input: usize, blocks: usize| {
-            let left = blocks - of_input % blocks;
-            (if left < blocks / 2 { left + blocks } else { left }) / tiles
-        };
-        let tile = self.tile(rows);
-        let spread = |blocks| spread(self.tiles(tile), tile.count(rows, inputs), blocks);
-        match tile {
-            Tile::Warpgroup(_) => spread(WARPGROUP_BLOCKS).min(by_rows).clamp(1, MOST_WARPGROUP_PARTS),
-            Tile::Large => spread(ENOUGH_BLOCKS).clamp(1, MOST_LARGE_PARTS),
-            Tile::Small => self.most.min(by_rows).max(1),
+        match self.tile(rows) {
+            tile @ Tile::Large => {
+                let left = ENOUGH_BLOCKS - tile.count(rows, self.inputs) % ENOUGH_BLOCKS;
+                let left = if left < ENOUGH_BLOCKS / 2 { left + ENOUGH_BLOCKS } else { left };
+                (left / self.tiles(tile)).clamp(1, MOST_LARGE_PARTS)
+            }
+            Tile::Small => self.most.min(rows.div_ceil(LEAST_PART_ROWS)).max(1),
+            Tile::Warpgroup(_) => self.of_warpgroup(rows),
         }
     }
 
@@ -75,7 +82,7 @@ impl Parts {
     fn up_to(self, bound: usize) -> usize {
         let by_rows = bound.div_ceil(LEAST_PART_ROWS);
         if self.format == Format::Bf16Warpgroup {
-            return by_rows.clamp(1, MOST_WARPGROUP_PARTS);
+            return self.of_warpgroup(bound);
         }
         let small = self.most.min(by_rows).max(1);
         if self.are_large(bound) { small.max(MOST_LARGE_PARTS) } else { small }
@@ -91,14 +98,15 @@ impl Parts {
     }
 }
 
-/// Tile of a warpgroup for the gradients with respect to inputs and weights `[outputs, inputs]`, whose products have the same
-/// cost.
-fn warpgroup_tile<const N: usize>(weights: [[usize; 2]; N]) -> Tile {
-    Tile::of_warpgroup(|tile| {
-        let cost = |&[outputs, inputs]: &[usize; 2]| {
+/// Tile of a warpgroup for the gradients with respect to inputs, of so many rows, and to weights `[outputs, inputs]`. The
+/// products of both have the same cost.
+fn warpgroup_tile<const N: usize>(of: [(usize, [usize; 2]); N]) -> Tile {
+    let matrices = of.iter().flat_map(|&(rows, [outputs, inputs])| [(rows, inputs), (inputs, outputs)]);
+    Tile::of_warpgroup(matrices, |tile| {
+        let cost = |&(_, [outputs, inputs]): &(usize, [usize; 2])| {
             tile.count(1, inputs) * outputs + tile.count(inputs, outputs) * tile.sides()[0]
         };
-        weights.iter().map(cost).sum()
+        of.iter().map(cost).sum()
     })
 }
 
@@ -305,7 +313,7 @@ pub fn linear_backward_states<T: StoredElement>(
     let of_edges = WeightGradient::new(&to.weight, rows);
     let gradients = [nodes.weight_gradient(), of_edges];
     let tile = match format.format {
-        Format::Bf16Warpgroup => warpgroup_tile(gradients.map(|of| [of.outputs, of.inputs])),
+        Format::Bf16Warpgroup => warpgroup_tile(gradients.map(|of| (of.rows, [of.outputs, of.inputs]))),
         format => format.tile(gradients.iter().any(|of| of.tile(format) == Tile::Large)),
     };
     norm.check(z.columns);

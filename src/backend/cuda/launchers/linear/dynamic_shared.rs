@@ -6,25 +6,32 @@
 /// to 48 KiB.
 pub const LARGE_TILE_BYTES: u32 = 82_944;
 
-/// Columns of a warpgroup's tiles, which have 128 rows.
-pub const WARPGROUP_COLUMNS: [usize; 3] = [152, 224, 256];
+/// Rows and columns of the tiles of warpgroups, and how the names of their kernels end. The first one is for few tiles.
+pub const WARPGROUP_TILES: [([usize; 2], &str); 4] =
+    [([64, 128], "_64x128"), ([128, 152], "_128x152"), ([128, 224], "_128x224"), ([128, 256], "_128x256")];
 
-/// Bytes of a tile of so many columns in `kernels/matmul_warpgroup.cuh`: four stages, each with panels of 64 x 64 values in
-/// bf16 of both operands, a norm of 64 columns and two barriers.
-const fn warpgroup_bytes(columns: usize) -> u32 {
-    4 * (64 * 128 * (2 + columns.div_ceil(64) as u32) + 64 * 2 * 4 + 2 * 8)
+/// Bytes of such a tile in `kernels/matmul_warpgroup.cuh`: four stages, each with panels of 64 x 64 values in bf16 of both
+/// operands, a norm of 64 columns and two barriers.
+const fn warpgroup_bytes([rows, columns]: [usize; 2]) -> u32 {
+    let panels = rows / 64 + columns.div_ceil(64);
+    4 * (64 * 128 * panels as u32 + 64 * 2 * 4 + 2 * 8)
 }
 
 /// Bytes of dynamic shared memory per block of `kernel`; names of products end in the size of their tile.
 pub const fn dynamic_shared_bytes(kernel: &str) -> u32 {
     let name = kernel.as_bytes();
-    match begins(name, b"linear_") {
-        true if ends(name, b"_128") => LARGE_TILE_BYTES,
-        true if ends(name, b"_128x152") => warpgroup_bytes(WARPGROUP_COLUMNS[0]),
-        true if ends(name, b"_128x224") => warpgroup_bytes(WARPGROUP_COLUMNS[1]),
-        true if ends(name, b"_128x256") => warpgroup_bytes(WARPGROUP_COLUMNS[2]),
-        _ => 0,
+    if !begins(name, b"linear_") {
+        return 0;
     }
+    let mut at = 0;
+    while at < WARPGROUP_TILES.len() {
+        let (sides, end) = WARPGROUP_TILES[at];
+        if ends(name, end.as_bytes()) {
+            return warpgroup_bytes(sides);
+        }
+        at += 1;
+    }
+    if ends(name, b"_128") { LARGE_TILE_BYTES } else { 0 }
 }
 
 const fn begins(text: &[u8], beginning: &[u8]) -> bool {

@@ -101,12 +101,13 @@ impl FormatKernels<bf16> {
             (Tile::Large, tile_kernels!("bf16_128", 128, 256)),
         ],
     };
-    /// Two warpgroups multiply, and one copies.
+    /// A warpgroup multiplies 64 rows, and one copies.
     const BF16_WARPGROUP: Self = FormatKernels {
         tiles: &[
-            (Tile::Warpgroup(0), tile_kernels!("bf16_128x152", 384, 384)),
-            (Tile::Warpgroup(1), tile_kernels!("bf16_128x224", 384, 384)),
-            (Tile::Warpgroup(2), tile_kernels!("bf16_128x256", 384, 384)),
+            (Tile::Warpgroup(0), tile_kernels!("bf16_64x128", 256, 256)),
+            (Tile::Warpgroup(1), tile_kernels!("bf16_128x152", 384, 384)),
+            (Tile::Warpgroup(2), tile_kernels!("bf16_128x224", 384, 384)),
+            (Tile::Warpgroup(3), tile_kernels!("bf16_128x256", 384, 384)),
         ],
     };
 }
@@ -167,18 +168,22 @@ pub(crate) const BF16_FILE: KernelFile =
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
     KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<20>() };
-/// Kernels of `kernels/linear_warpgroup_bf16_<columns>.cu`.
-pub(crate) const WARPGROUP_FILES: [KernelFile; 3] = [
+/// Kernels of `kernels/linear_warpgroup_bf16_<rows>x<columns>.cu`.
+pub(crate) const WARPGROUP_FILES: [KernelFile; 4] = [
     KernelFile {
-        name: "linear_warpgroup_bf16_152",
+        name: "linear_warpgroup_bf16_64x128",
         kernels: &FormatKernels::BF16_WARPGROUP.tiles[0].1.infos(),
     },
     KernelFile {
-        name: "linear_warpgroup_bf16_224",
+        name: "linear_warpgroup_bf16_128x152",
         kernels: &FormatKernels::BF16_WARPGROUP.tiles[1].1.infos(),
     },
     KernelFile {
-        name: "linear_warpgroup_bf16_256",
+        name: "linear_warpgroup_bf16_128x224",
         kernels: &FormatKernels::BF16_WARPGROUP.tiles[2].1.infos(),
+    },
+    KernelFile {
+        name: "linear_warpgroup_bf16_128x256",
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[3].1.infos(),
     },
 ];

@@ -12,7 +12,7 @@ pub use backward::{
     ActivatedBackward, Backward, InputBackward, LinearGradients, Unit, UnitBackward, WeightParts,
     linear_backward, linear_backward_states, linear_backward_unit,
 };
-use dynamic_shared::WARPGROUP_COLUMNS;
+use dynamic_shared::WARPGROUP_TILES;
 pub(crate) use dynamic_shared::dynamic_shared_bytes;
 pub use forward::{
     Forward, ForwardGather, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
@@ -38,10 +38,14 @@ const LARGE_FORWARD: usize = 100;
 const LARGE_BACKWARD: usize = 20;
 /// Most parts of a weight's gradient in larger tiles, as in `kernels/linear.cuh`.
 const MOST_LARGE_PARTS: usize = 4;
-/// Number of blocks of warpgroups that run at once on a large GPU, and most parts of a weight's gradient, as in
-/// `kernels/linear_warpgroup.cuh`.
+/// Number of blocks of warpgroups with 128 rows that run at once on a large GPU, and most parts of a weight's gradient.
 const WARPGROUP_BLOCKS: usize = 132;
 const MOST_WARPGROUP_PARTS: usize = 8;
+/// Rows beyond [`LEAST_PART_ROWS`] for which a weight's gradient has another part, as in `kernels/linear_warpgroup.cuh`.
+const ROWS_OF_ANOTHER_PART: usize = 640;
+/// Number of warpgroups' smallest tiles, in all matrices of a launch, from which it takes larger ones: about one for each
+/// multiprocessor of a large GPU.
+const LARGE_WARPGROUP: usize = 140;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
 /// `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
@@ -61,7 +65,7 @@ pub enum Format {
     Bf16Warpgroup,
 }
 
-/// A block's tile: 64 x 64, 128 x 128, or that of a warpgroup, 128 rows and one of [`WARPGROUP_COLUMNS`] by its index.
+/// A block's tile: 64 x 64, 128 x 128, or one of [`WARPGROUP_TILES`] by its index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tile {
     Small,
@@ -69,13 +73,16 @@ enum Tile {
     Warpgroup(usize),
 }
 
+/// The largest tile of a warpgroup, 128 x 256.
+const LARGEST_WARPGROUP: Tile = Tile::Warpgroup(WARPGROUP_TILES.len() - 1);
+
 impl Tile {
     /// Numbers of rows and of columns.
     fn sides(self) -> [usize; 2] {
         match self {
             Tile::Small => [64; 2],
             Tile::Large => [128; 2],
-            Tile::Warpgroup(at) => [128, WARPGROUP_COLUMNS[at]],
+            Tile::Warpgroup(at) => WARPGROUP_TILES[at].0,
         }
     }
 
@@ -85,9 +92,15 @@ impl Tile {
         rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
     }
 
-    /// The tile of a warpgroup with the least of a `cost`; the widest of several.
-    fn of_warpgroup(cost: impl Fn(Tile) -> usize) -> Self {
-        let tiles = (0..WARPGROUP_COLUMNS.len()).rev().map(Tile::Warpgroup);
+    /// The tile of a warpgroup for matrices with these rows and columns: the smallest one if few of them cover all; else, of
+    /// those with 128 rows, that with the least of a `cost`, and the widest of several.
+    fn of_warpgroup(of: impl IntoIterator<Item = (usize, usize)>, cost: impl Fn(Tile) -> usize) -> Self {
+        let smallest = Tile::Warpgroup(0);
+        let count: usize = of.into_iter().map(|(rows, columns)| smallest.count(rows, columns)).sum();
+        if count < LARGE_WARPGROUP {
+            return smallest;
+        }
+        let tiles = (1..WARPGROUP_TILES.len()).rev().map(Tile::Warpgroup);
         tiles.min_by_key(|&tile| cost(tile) * tile.sides()[1]).expect("three tiles")
     }
 }
@@ -106,9 +119,8 @@ impl Format {
     /// Tile of a launch that computes matrices with these rows and columns.
     fn forward_tile<const N: usize>(self, of: [(usize, usize); N]) -> Tile {
         match self {
-            // The columns alone decide.
             Format::Bf16Warpgroup => {
-                Tile::of_warpgroup(|tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
+                Tile::of_warpgroup(of, |tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
             }
             _ => self.tile(of.iter().any(|&(rows, columns)| is_large(rows, columns))),
         }
@@ -182,8 +194,9 @@ mod tests {
         // The widths of the paper's model, then equal coverings, then few columns.
         let wanted = [(300, 152), (512, 256), (1024, 256), (1324, 224), (608, 152), (1, 152), (225, 256)];
         for (columns, of_tile) in wanted {
-            let [_, chosen] = Format::Bf16Warpgroup.forward_tile([(128, columns)]).sides();
-            assert_eq!(chosen, of_tile, "{columns} columns");
+            let sides = |rows| Format::Bf16Warpgroup.forward_tile([(rows, columns)]).sides();
+            assert_eq!(sides(64 * LARGE_WARPGROUP), [128, of_tile], "{columns} columns");
+            assert_eq!(sides(64), [64, 128], "{columns} columns, few rows");
         }
     }
 }
