@@ -49,6 +49,38 @@ pub struct Request<'a> {
     pub arguments: &'a [u8],
     /// Device addresses among the parameters. The launch may access the buffers that they point into.
     pub pointers: &'a [u64],
+    /// Whether it goes to the branch, a stream beside that of the other launches.
+    pub on_branch: bool,
+}
+
+/// Launches that may not have ended when the next one begins, by number.
+///
+/// A launch may begin when all blocks of the one ahead in its stream have let it (`griddepcontrol.launch_dependents`). They
+/// do so after their own wait. So only the launch ahead may still run, and what went to the branch since it was joined.
+#[derive(Default)]
+struct InFlight {
+    /// Number of launches so far.
+    count: u64,
+    /// The latest launch of the main stream.
+    ahead: Option<u64>,
+    /// Launches of the branch since it was last joined.
+    branch: Vec<u64>,
+}
+
+impl InFlight {
+    /// Notes in each buffer whether it may still be written when the next launch begins. Returns the launch's number.
+    fn begin(&mut self, buffers: &mut [Buffer], on_branch: bool) -> u64 {
+        for buffer in buffers {
+            let may_run = |writer| on_branch || self.ahead == Some(writer) || self.branch.contains(&writer);
+            buffer.in_flight = buffer.last_writer.is_some_and(may_run);
+        }
+        self.count += 1;
+        match on_branch {
+            true => self.branch.push(self.count),
+            false => self.ahead = Some(self.count),
+        }
+        self.count
+    }
 }
 
 /// A device.
@@ -58,13 +90,15 @@ pub struct Interpreter {
     timing: Option<TimingOptions>,
     /// Buffers by address.
     buffers: BTreeMap<u64, Buffer>,
+    in_flight: InFlight,
     times: Vec<LaunchTime>,
 }
 
 impl Interpreter {
     /// Device without memory. Launches are timed if `timing` is given.
     pub fn new(kernels: Arc<Kernels>, options: Options, timing: Option<TimingOptions>) -> Self {
-        Interpreter { kernels, options, timing, buffers: BTreeMap::new(), times: Vec::new() }
+        let (buffers, in_flight) = (BTreeMap::new(), InFlight::default());
+        Interpreter { kernels, options, timing, buffers, in_flight, times: Vec::new() }
     }
 
     /// Whether the program has a kernel of this name.
@@ -94,6 +128,11 @@ impl Interpreter {
         }
     }
 
+    /// Takes note that the main stream waits for the branch.
+    pub fn branch_joined(&mut self) {
+        self.in_flight.branch.clear();
+    }
+
     /// Removes and returns the modelled times of the launches since the last call.
     pub fn take_times(&mut self) -> Vec<LaunchTime> {
         std::mem::take(&mut self.times)
@@ -105,9 +144,10 @@ impl Interpreter {
     /// All noted buffers must be allocated, and nothing else may access those that the launch is given.
     pub unsafe fn launch(&mut self, request: &Request<'_>) -> Result<(), String> {
         let mut buffers = self.take_buffers(request.pointers);
+        let number = self.in_flight.begin(&mut buffers, request.on_branch);
         // SAFETY: guaranteed by the caller.
         let outcome = unsafe { self.run(request, &mut buffers) };
-        self.put_back(buffers);
+        self.put_back(buffers, number);
         self.conclude(outcome?)
     }
 
@@ -122,6 +162,7 @@ impl Interpreter {
         other: impl FnOnce() -> Result<(), String>,
     ) -> Result<Comparison, String> {
         let mut buffers = self.take_buffers(request.pointers);
+        let number = self.in_flight.begin(&mut buffers, request.on_branch);
         // SAFETY: guaranteed by the caller.
         let contents = |buffer: &Buffer| unsafe { buffer.contents() }.to_vec();
         let before: Vec<Vec<u8>> = buffers.iter().map(contents).collect();
@@ -135,7 +176,7 @@ impl Interpreter {
         let outcome = unsafe { self.run(request, &mut buffers) };
         // SAFETY: guaranteed by the caller.
         let comparison = unsafe { compare(&buffers, &after, request.kernel.contains("bf16")) };
-        self.put_back(buffers);
+        self.put_back(buffers, number);
         others?;
         self.conclude(outcome?)?;
         Ok(comparison)
@@ -155,9 +196,10 @@ impl Interpreter {
         starts.iter().filter_map(|start| self.buffers.remove(start)).collect()
     }
 
-    fn put_back(&mut self, buffers: Vec<Buffer>) {
+    /// Takes back the buffers of the launch with this number.
+    fn put_back(&mut self, buffers: Vec<Buffer>, number: u64) {
         for mut buffer in buffers {
-            buffer.forget_launch();
+            buffer.forget_launch(number);
             self.buffers.insert(buffer.start, buffer);
         }
     }

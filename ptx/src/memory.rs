@@ -8,6 +8,10 @@ pub struct Buffer {
     pub bytes: u64,
     /// By byte: 1 if it was written since the buffer was allocated.
     pub written: Vec<u8>,
+    /// Number of the launch that wrote to it last.
+    pub(crate) last_writer: Option<u64>,
+    /// Whether a launch that may not have ended when the running one begins wrote to it.
+    pub(crate) in_flight: bool,
     /// By byte: the kind of the value that this launch stored there, at its first byte. Empty if it stored none.
     pub kinds: Vec<u8>,
     pages: Vec<Option<Box<[Cell; PAGE]>>>,
@@ -66,6 +70,8 @@ impl Buffer {
             start,
             bytes,
             written: vec![0; bytes as usize],
+            last_writer: None,
+            in_flight: false,
             kinds: Vec::new(),
             pages: (0..pages).map(|_| None).collect(),
             touched: Vec::new(),
@@ -101,8 +107,11 @@ impl Buffer {
         &mut cells[at % PAGE]
     }
 
-    /// Forgets the accesses of the latest launch.
-    pub(crate) fn forget_launch(&mut self) {
+    /// Forgets the accesses of the latest launch, with this number, but for whether it wrote.
+    pub(crate) fn forget_launch(&mut self, number: u64) {
+        if !self.kinds.is_empty() {
+            self.last_writer = Some(number);
+        }
         for page in std::mem::take(&mut self.touched) {
             self.pages[page as usize] = None;
         }

@@ -155,6 +155,28 @@ $L__end:
 }
 "#;
 
+/// to = from + 1, where `from` is read before the wait.
+const EARLY: &str = r#".visible .entry early(
+	.param .u64 early_param_0,
+	.param .u64 early_param_1
+)
+{
+	.reg .b32 	%r<9>;
+	.reg .b64 	%rd<9>;
+	ld.param.u64 	%rd1, [early_param_0];
+	ld.param.u64 	%rd2, [early_param_1];
+	ld.global.cg.u32 	%r1, [%rd1];
+	griddepcontrol.wait;
+	griddepcontrol.launch_dependents;
+	mov.u32 	%r3, %tid.x;
+	mul.wide.u32 	%rd3, %r3, 4;
+	add.s64 	%rd4, %rd2, %rd3;
+	add.s32 	%r2, %r1, 1;
+	st.global.u32 	[%rd4], %r2;
+	ret;
+}
+"#;
+
 fn interpreter(bodies: &[&str]) -> Interpreter {
     let texts: Vec<String> = bodies.iter().map(|body| format!("{HEAD}{body}")).collect();
     let kernels = parse_kernels(texts.iter().map(String::as_str)).unwrap();
@@ -163,9 +185,26 @@ fn interpreter(bodies: &[&str]) -> Interpreter {
 
 /// Launches one block of 32 threads whose parameters are pointers.
 fn launch(interpreter: &mut Interpreter, kernel: &str, pointers: &[u64]) -> Result<(), String> {
+    launch_in(interpreter, kernel, pointers, false)
+}
+
+/// Launches in the main stream or on the branch.
+fn launch_in(
+    interpreter: &mut Interpreter,
+    kernel: &str,
+    pointers: &[u64],
+    on_branch: bool,
+) -> Result<(), String> {
     let arguments: Vec<u8> = pointers.iter().flat_map(|pointer| pointer.to_le_bytes()).collect();
-    let (grid, block) = ([1; 3], [32, 1, 1]);
-    let request = Request { kernel, grid, block, dynamic_shared_bytes: 0, arguments: &arguments, pointers };
+    let request = Request {
+        kernel,
+        grid: [1; 3],
+        block: [32, 1, 1],
+        dynamic_shared_bytes: 0,
+        arguments: &arguments,
+        pointers,
+        on_branch,
+    };
     // SAFETY: the callers' arrays are the interpreter's memory, and live.
     unsafe { interpreter.launch(&request) }
 }
@@ -220,6 +259,47 @@ fn defects_are_found() {
     }
 }
 
+/// Before its wait a kernel may read what no launch in flight writes: not the launch ahead, nor one of the branch before it
+/// is joined.
+#[test]
+fn loads_before_the_wait_are_found_where_a_launch_in_flight_writes() {
+    let mut memory = [[0u32; 32]; 4];
+    let at = memory.each_mut().map(|buffer| buffer.as_mut_ptr() as u64);
+    let new = |body: &str| {
+        let mut interpreter = interpreter(&[body]);
+        at.iter().for_each(|&address| interpreter.allocated(address, 128));
+        interpreter.written(at[0], 128);
+        interpreter
+    };
+    let refused = |outcome: Result<(), String>| {
+        let error = outcome.unwrap_err();
+        assert!(error.contains("before griddepcontrol.wait of what a launch in flight writes"), "{error}");
+    };
+    let mut device = new(EARLY);
+    // What the host wrote, what the launch ahead wrote, and the same once another launch lies between.
+    launch(&mut device, "early", &[at[0], at[1]]).unwrap();
+    refused(launch(&mut device, "early", &[at[1], at[2]]));
+    launch(&mut device, "early", &[at[1], at[2]]).unwrap();
+    assert_eq!([memory[1], memory[2]], [[1; 32], [2; 32]]);
+    // A launch of the branch may run until it is joined, beside any number of others.
+    launch_in(&mut device, "early", &[at[0], at[3]], true).unwrap();
+    for _ in 0..2 {
+        refused(launch(&mut device, "early", &[at[3], at[1]]));
+    }
+    // On the branch, nothing that a launch has written may be read early.
+    refused(launch_in(&mut device, "early", &[at[2], at[3]], true));
+    device.branch_joined();
+    launch(&mut device, "early", &[at[3], at[1]]).unwrap();
+    // A load through the first-level cache, and a store.
+    let through_l1 = EARLY.replace("ld.global.cg", "ld.global");
+    let (wait, store) = ("\tgriddepcontrol.wait;\n", "\tst.global.u32 \t[%rd4], %r2;\n");
+    let stored = EARLY.replace(wait, "").replace(store, &format!("{store}{wait}"));
+    for body in [through_l1, stored] {
+        let error = launch(&mut new(&body), "early", &[at[0], at[1]]).unwrap_err();
+        assert!(error.contains("global access before griddepcontrol.wait"), "{error}");
+    }
+}
+
 #[test]
 fn blocks_are_ordered_by_atomics_and_fences() {
     let (fence, ordered, relaxed) = ("membar.gl;\n\t", "atom.acq_rel.", "atom.relaxed.");
@@ -248,6 +328,7 @@ fn blocks_are_ordered_by_atomics_and_fences() {
             dynamic_shared_bytes: 0,
             arguments: &arguments,
             pointers: &pointers,
+            on_branch: false,
         };
         // SAFETY: the arrays are the interpreter's memory, and live.
         match unsafe { interpreter.launch(&request) } {
@@ -276,6 +357,7 @@ fn structs_of_parameters() {
         dynamic_shared_bytes: 0,
         arguments: &arguments,
         pointers: &[to],
+        on_branch: false,
     };
     // SAFETY: the array is the interpreter's memory, and lives.
     unsafe { interpreter.launch(&request) }.unwrap();

@@ -9,6 +9,11 @@ use scenerank_ptx::timing::{Parameters, wavefronts};
 
 /// Cycles of a block of `threads` threads: optimistic, likely, pessimistic.
 fn cycles(body: &str, threads: u32) -> [u32; 3] {
+    cycles_of_blocks(body, threads, 1, "handover_us=0")
+}
+
+/// The same of several blocks, with changed parameters.
+fn cycles_of_blocks(body: &str, threads: u32, blocks: u32, changes: &str) -> [u32; 3] {
     let text = format!(
         ".version 9.0\n.target sm_80\n.address_size 64\n.visible .entry k(\n\t.param .u64 k_param_0\n)\n{{\n\t.reg .b32 \t%r<40>;\n\
          \t.reg .f32 \t%f<40>;\n\t.reg .b64 \t%rd<40>;\n\t.reg .pred \t%p<10>;\n\t.shared .align 16 .b8 tile[4096];\n\
@@ -19,8 +24,8 @@ fn cycles(body: &str, threads: u32) -> [u32; 3] {
     let mut data: Vec<u64> = vec![0; 4096];
     let start = data.as_mut_ptr() as u64;
     (0..4096).for_each(|i| data[i] = start + 8 * (i as u64 + 4).min(4095));
-    // A cycle is a microsecond, and there is no hand-over.
-    let parameters = Parameters::with("ghz=0.001,handover_us=0,l2_tbs=1e9").unwrap();
+    // A cycle is a microsecond.
+    let parameters = Parameters::with(&format!("ghz=0.001,l2_tbs=1e9,{changes}")).unwrap();
     let timing = TimingOptions { parameters, registers: HashMap::from([("k".to_string(), 32)]) };
     let mut interpreter =
         Interpreter::new(kernels, Options { races: false, ..Options::default() }, Some(timing));
@@ -28,11 +33,12 @@ fn cycles(body: &str, threads: u32) -> [u32; 3] {
     interpreter.written(start, 8 * 4096);
     let request = Request {
         kernel: "k",
-        grid: [1; 3],
+        grid: [blocks, 1, 1],
         block: [threads, 1, 1],
         dynamic_shared_bytes: 0,
         arguments: &start.to_le_bytes(),
         pointers: &[start],
+        on_branch: false,
     };
     // SAFETY: the array is the interpreter's memory, and lives.
     unsafe { interpreter.launch(&request) }.unwrap();
@@ -94,6 +100,24 @@ fn short_branches_become_predicates() {
     about(optimistic, 270);
     about(likely, 270);
     about(pessimistic, 3 * (270 + 4 + 5 + 8));
+}
+
+/// What precedes the wait for the launch ahead takes no time as long as the hand-over lasts, in blocks that find room at once.
+#[test]
+fn loads_before_the_wait_hide_behind_the_hand_over() {
+    let load = |to: u32, from: u32| format!("ld.global.cg.u64 %rd{to}, [%rd{from}];\n");
+    let (loads, end) =
+        (load(2, 1) + &load(3, 2), "mov.u32 %r2, tile;\nst.shared.u64 [%r2], %rd4;".to_string());
+    let late = format!("griddepcontrol.wait;\n{loads}{}{end}", load(4, 3));
+    let early = format!("{loads}griddepcontrol.wait;\n{}{end}", load(4, 3));
+    let at_once = |body: &str, changes: &str| cycles_of_blocks(body, 32, 1, changes)[1];
+    about(at_once(&late, "handover_us=600"), 600 + 3 * 270);
+    about(at_once(&early, "handover_us=600"), 600 + 270);
+    about(at_once(&early, "handover_us=300"), 300 + 2 * 270 - 300 + 270);
+    // A block of the second wave takes the whole time.
+    let waves = |body: &str| cycles_of_blocks(body, 32, 2, "handover_us=600,sms=1,blocks=1,l1=0")[1];
+    about(waves(&late), 600 + 2 * 3 * 270);
+    about(waves(&early), 600 + 270 + 3 * 270);
 }
 
 #[test]

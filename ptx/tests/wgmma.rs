@@ -168,6 +168,7 @@ fn run(text: &str, form: Form) -> Result<Vec<f32>, String> {
         dynamic_shared_bytes: 0,
         arguments: &arguments,
         pointers: &pointers,
+        on_branch: false,
     };
     // SAFETY: the arrays are the interpreter's memory, and live.
     unsafe { interpreter.launch(&request) }?;
@@ -400,6 +401,7 @@ fn run_pipeline(text: &str, seed: u64) -> Result<Vec<u32>, String> {
         dynamic_shared_bytes: 0,
         arguments: &pointer.to_le_bytes(),
         pointers: &[pointer],
+        on_branch: false,
     };
     // SAFETY: the array is the interpreter's memory, and lives.
     unsafe { interpreter.launch(&request) }?;

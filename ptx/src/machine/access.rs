@@ -43,8 +43,9 @@ impl Machine<'_> {
                 })
             } else {
                 let address = warp.registers.global_address(inst.src[0], inst.imm, lane);
-                self.global_place(address, bytes, thread).map(|place| {
-                    self.note_read(place, Path { nc: access.nc, cg: access.cg }, thread);
+                let path = Path { nc: access.nc, cg: access.cg };
+                self.place_to_load(address, bytes, path, thread).map(|place| {
+                    self.note_read(place, path, thread);
                     address as *const u8
                 })
             };

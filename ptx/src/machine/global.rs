@@ -89,6 +89,31 @@ impl Machine<'_> {
     /// Place of an access, or none with a finding.
     pub(super) fn global_place(&mut self, address: u64, bytes: u32, thread: Thread) -> Option<Place> {
         self.check_begun(address, thread);
+        self.place(address, bytes, thread)
+    }
+
+    /// Place of a load. Before the wait for the launch ahead it may read what no launch in flight writes. It must go past
+    /// the first-level cache, which may hold what was there before.
+    pub(super) fn place_to_load(
+        &mut self,
+        address: u64,
+        bytes: u32,
+        path: Path,
+        thread: Thread,
+    ) -> Option<Place> {
+        if !path.cg {
+            return self.global_place(address, bytes, thread);
+        }
+        let place = self.place(address, bytes, thread)?;
+        if self.kernel.overlaps && !thread.begun && self.buffers[place.buffer].in_flight {
+            self.find("load before griddepcontrol.wait of what a launch in flight writes", thread, || {
+                format!("offset {} of the buffer", place.offset)
+            });
+        }
+        Some(place)
+    }
+
+    fn place(&mut self, address: u64, bytes: u32, thread: Thread) -> Option<Place> {
         if !address.is_multiple_of(u64::from(bytes)) {
             self.find("misaligned global access", thread, || format!("{bytes} bytes at {address:#x}"));
             return None;

@@ -120,7 +120,12 @@ impl Machine<'_> {
                     self.fence(taken, warp);
                 }
             }
-            Op::GridWait => warp.begun |= taken,
+            Op::GridWait => {
+                warp.begun |= taken;
+                if let (Some(timing), Some(time)) = (&self.timing, &mut warp.time) {
+                    timing.launch_ahead_ends(time);
+                }
+            }
             Op::GridLaunch | Op::Nop => {}
             Op::Bra { uniform } => return self.branch(inst, uniform, [taken, *mask], pc, warp),
             Op::Ret => {

@@ -125,6 +125,27 @@ impl WarpTime {
         self.waits.clear();
     }
 
+    /// Moves the warp's past, up to now, this many cycles back, but not beyond the start.
+    fn move_back(&mut self, cycles: u32) {
+        let back = |times: Times| times.map(|at| at.saturating_sub(cycles));
+        self.ready.iter_mut().for_each(|ready| *ready = back(*ready));
+        for times in self.groups.iter_mut().chain(&mut self.product_groups) {
+            *times = back(*times);
+        }
+        let WarpTime { floor, fence, stored_shared, stored_global, memory, last, copies, products, .. } =
+            self;
+        for times in [floor, fence, stored_shared, stored_global, memory, last, copies, products] {
+            *times = back(*times);
+        }
+        self.tensor = self.tensor.map(|at| at.saturating_sub(10 * cycles));
+        self.now = self.now.saturating_sub(cycles);
+        self.since = self.floor;
+        self.since[ORDER] = self.now;
+        (self.slots, self.basic) = (0, 0);
+        self.stalls.clear();
+        self.waits.clear();
+    }
+
     /// When the warp has done what precedes an arrival at a barrier in shared memory.
     pub(crate) fn arrived(&self) -> Times {
         let mut at = latest(latest(self.last, self.memory), self.floor);
@@ -241,6 +262,15 @@ impl Timing {
             }
         }
         at
+    }
+
+    /// The warp waits for the end of the launch ahead. In blocks that find room at once, what precedes takes place while the
+    /// launch ahead ends: it takes no time as long as it is no longer than the hand-over.
+    pub(crate) fn launch_ahead_ends(&self, w: &mut WarpTime) {
+        if self.blocks.len() < self.p.sms as usize * self.resident as usize {
+            w.end_basic(w.last[SCHEDULED]);
+            w.move_back((self.p.handover_us * self.p.ghz * 1e3) as u32);
+        }
     }
 
     fn branch(&self, w: &mut WarpTime, at: Times, pc: u32) {

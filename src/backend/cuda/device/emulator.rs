@@ -50,7 +50,7 @@ impl Executor for Emulator {
         Properties::of_cpu("emulator")
     }
 
-    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
+    unsafe fn launch(&self, launch: Launch<'_>, _on_branch: bool) -> Result<()> {
         // SAFETY: guaranteed by the caller.
         unsafe { self.functions[launch.kernel.name].run(launch, self.seed) }
     }

@@ -25,11 +25,14 @@ pub(super) trait Executor: Send + Sync {
     /// Name and sizes of the device.
     fn properties(&self) -> Properties;
 
-    /// Runs a launch to its end.
+    /// Runs a launch of the main stream or of the branch to its end.
     ///
     /// # Safety
     /// As for [`Driver::launch`].
-    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
+    unsafe fn launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()>;
+
+    /// Takes note that the main stream waits for the branch.
+    fn branch_joined(&self) {}
 
     /// Whether there is code of a kernel.
     fn has(&self, _kernel: &str) -> bool {
@@ -180,7 +183,7 @@ impl Host {
         self.streams.lock().launch(&launch);
         let started = Instant::now();
         // SAFETY: guaranteed by the caller.
-        unsafe { self.executor.launch(launch) }?;
+        unsafe { self.executor.launch(launch, on_branch) }?;
         if let Some((first, launches)) = &mut *self.marks() {
             let [start_us, end_us] = [started, Instant::now()].map(|at| (at - *first).as_secs_f64() * 1e6);
             launches.push(MeasuredLaunch { kernel: launch.kernel.name, on_branch, start_us, end_us });
@@ -262,7 +265,9 @@ impl Driver for Host {
         }
         let late = std::mem::take(&mut *self.late());
         // SAFETY: the callers of `launch` guarantee that all memory lives until the branch is joined.
-        unsafe { self.perform(&late) }
+        unsafe { self.perform(&late) }?;
+        self.executor.branch_joined();
+        Ok(())
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {

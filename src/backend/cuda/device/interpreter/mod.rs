@@ -118,7 +118,7 @@ impl Executor for PtxExecutor {
         Properties::of_cpu("PTX interpreter")
     }
 
-    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
+    unsafe fn launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()> {
         let name = launch.kernel.name;
         let mut pointers = Vec::new();
         launch.for_each_address(|address| pointers.push(address));
@@ -129,6 +129,7 @@ impl Executor for PtxExecutor {
             dynamic_shared_bytes: launch.kernel.dynamic_shared_bytes,
             arguments: launch.arguments,
             pointers: &pointers,
+            on_branch,
         };
         let failed = |problem: String| bug(NAME, format!("{name}: {problem}"));
         let mut state = self.lock();
@@ -138,7 +139,7 @@ impl Executor for PtxExecutor {
         };
         let other = || {
             // SAFETY: guaranteed by the caller.
-            unsafe { emulator.launch(launch) }.map_err(|error| error.to_string())
+            unsafe { emulator.launch(launch, on_branch) }.map_err(|error| error.to_string())
         };
         // SAFETY: guaranteed by the caller.
         let comparison = unsafe { state.interpreter.launch_beside(&request, other) }.map_err(failed)?;
@@ -148,6 +149,10 @@ impl Executor for PtxExecutor {
         compared.equal += u64::from(comparison.is_equal());
         compared.all.add(comparison);
         Ok(())
+    }
+
+    fn branch_joined(&self) {
+        self.lock().interpreter.branch_joined();
     }
 
     fn has(&self, kernel: &str) -> bool {
