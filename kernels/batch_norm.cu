@@ -15,7 +15,7 @@
 
 constexpr int COLUMN_THREADS = 128;
 constexpr int THREADS = 256; // elementwise kernels
-constexpr int SUM_BLOCKS = 4;  // least number per multiprocessor: registers for double precision without spills
+constexpr int SUM_BLOCKS = 3;  // least number per multiprocessor: registers for double precision without spills
 
 struct BatchNormRunningStatistics {
     NormStatisticsArguments norm;
@@ -72,9 +72,10 @@ template <class T> struct BatchNormRelu {
 
 // y [R, C] = relu(norm(z)).
 template <class T> __device__ __forceinline__ void batch_norm_relu(const BatchNormRelu<T> &args) {
-    int columns = args.columns;
+    int rows = load_early(args.row_count), columns = args.columns;
     Place at = four_place(columns);
-    if (at.row >= unsigned(*args.row_count)) {
+    begin_kernel();
+    if (at.row >= unsigned(rows)) {
         return;
     }
     NormFour norms = load_norm(args.norm.rows(), at.column, columns);
@@ -91,6 +92,7 @@ template <class T> struct BatchNormMask {
 
 // mask [R, C], without padding: 1 where the ReLU passes, 0 elsewhere. One thread per value.
 template <class T> __device__ __forceinline__ void batch_norm_mask(const BatchNormMask<T> &args) {
+    begin_kernel();
     int columns = args.columns;
     size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
     if (i < size_t(args.rows) * columns) {
@@ -111,7 +113,8 @@ template <class T> struct BatchNormBackwardSums {
 // Sums of d and of d (z - mean), first over each chunk, then over all chunks.
 template <class T> __device__ __forceinline__ void batch_norm_backward_sums(const BatchNormBackwardSums<T> &args) {
     __shared__ SumMemory memory;
-    int rows = *args.row_count, columns = args.columns, first = blockIdx.y * CHUNK_ROWS;
+    int rows = load_early(args.row_count), columns = args.columns, first = blockIdx.y * CHUNK_ROWS;
+    begin_kernel();
     if (first >= rows && first > 0) {
         return; // the whole block; without rows the first blocks continue
     }
@@ -140,9 +143,10 @@ template <class T> struct BatchNormBackward {
 
 // Overwrites d_y [R, C] with d_z.
 template <class T> __device__ __forceinline__ void batch_norm_backward(const BatchNormBackward<T> &args) {
-    int columns = args.columns;
+    int rows = load_early(args.row_count), columns = args.columns;
     Place at = four_place(columns);
-    if (at.row >= unsigned(*args.row_count)) {
+    begin_kernel();
+    if (at.row >= unsigned(rows)) {
         return;
     }
     NormBackwardFour backward = load_norm_backward(args.through.rows(columns), at.column, columns);

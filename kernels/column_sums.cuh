@@ -47,7 +47,22 @@ struct NormStatistics {
     }
 };
 
-// A merge loads what it needs of a column besides the sums, `Column`, before it waits for the sums.
+// A merge loads and computes what it needs of a column besides the sums, `Column`, before it waits for the sums.
+
+// Division by a number of rows, at least 1, whose reciprocal is computed ahead. The quotient is the rounded one: its
+// error before the last addition is far below the distance of x / rows from any value half-way between two doubles.
+struct RowDivisor {
+    double rows, reciprocal;
+
+    static __device__ __forceinline__ RowDivisor of(int rows) {
+        double count = max(rows, 1);
+        return {count, 1.0 / count};
+    }
+    __device__ __forceinline__ double divide(double x) const {
+        double quotient = x * reciprocal;
+        return fma(fma(-quotient, rows, x), reciprocal, quotient);
+    }
+};
 
 // Merges means and sums of squared deviations from them (M2) into the statistics, and updates the running statistics.
 // Without rows nothing is updated. With a single row the running variance uses the biased variance, 0.
@@ -61,18 +76,19 @@ struct StatisticsMerge {
         double offset = part.first - around;
         return {sum.first + rows * offset, sum.second + (part.second + rows * offset * offset)};
     }
-    __device__ __forceinline__ Pair close(Pair sum, int rows, double around) const {
-        double offset = sum.first / max(rows, 1), deviation = sum.second - sum.first * offset;
+    __device__ __forceinline__ Pair close(Pair sum, const RowDivisor &rows, double around) const {
+        double offset = rows.divide(sum.first), deviation = sum.second - sum.first * offset;
         return {around + offset, deviation < 0.0 ? 0.0 : deviation}; // keeps NaN
     }
     struct Column {
         float weight, bias, running_mean, running_var;
+        RowDivisor rows;
     };
-    __device__ __forceinline__ Column load(int column) const {
-        return {weight[column], bias[column], running_mean[column], running_var[column]};
+    __device__ __forceinline__ Column load(int column, int rows) const {
+        return {weight[column], bias[column], running_mean[column], running_var[column], RowDivisor::of(rows)};
     }
     __device__ __forceinline__ void finish(int column, int, int rows, Pair all, Column of) const {
-        double rstd = 1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON);
+        double rstd = 1.0 / sqrt(of.rows.divide(all.second) + NORM_EPSILON);
         to.set(column, all.first, rstd, of.weight, of.bias);
         if (rows > 0) {
             double unbiased = all.second / max(rows - 1, 1);
@@ -92,20 +108,24 @@ struct BackwardMerge {
     __device__ __forceinline__ Pair add(Pair sum, Pair part, int, double) const {
         return {sum.first + part.first, sum.second + part.second};
     }
-    __device__ __forceinline__ Pair close(Pair sum, int, double) const { return sum; }
+    __device__ __forceinline__ Pair close(Pair sum, const RowDivisor &, double) const { return sum; }
     struct Column {
-        float mean, rstd, scale;
+        float mean, rstd;
+        double share; // scale / rows
     };
-    __device__ __forceinline__ Column load(int column) const { return {mean[column], rstd[column], scale[column]}; }
-    __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all, Column of) const {
+    __device__ __forceinline__ Column load(int column, int rows) const {
+        double share = batch_statistics ? scale[column] / double(max(rows, 1)) : 0.0;
+        return {mean[column], rstd[column], share};
+    }
+    __device__ __forceinline__ void finish(int column, int columns, int, Pair all, Column of) const {
         d_bias[column] = float(all.first);
         d_weight[column] = float(all.second * of.rstd);
-        set_terms(column, columns, rows, all, of);
+        set_terms(column, columns, all, of);
     }
-    __device__ __forceinline__ void set_terms(int column, int columns, int rows, Pair all, Column of) const {
-        double r = of.rstd, share = batch_statistics ? of.scale / double(max(rows, 1)) : 0.0;
-        float slope = float(share * r * r * all.second);
-        terms[column] = float(share * all.first - double(slope) * of.mean);
+    __device__ __forceinline__ void set_terms(int column, int columns, Pair all, Column of) const {
+        double r = of.rstd;
+        float slope = float(of.share * r * r * all.second);
+        terms[column] = float(of.share * all.first - double(slope) * of.mean);
         terms[columns + column] = slope;
     }
 };
@@ -116,12 +136,18 @@ struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
 
-// Merges `count` parts of a column. `part(i)` returns the i-th part; each part covers `rows_each` rows, the last one
-// possibly fewer. Each lane merges a share, and the first lane returns the result. `memory` is shared: lanes * strip
-// pairs.
+// Parts of a column: their number, that of all rows, and the rows of each part; the last one may have fewer.
+struct ColumnParts {
+    int count, rows, rows_each;
+    RowDivisor divisor; // by `rows`
+};
+
+// Merges the parts of a column. `part(i)` returns the i-th part. Each lane merges a share, and the first lane returns the
+// result. `memory` is shared: lanes * strip pairs.
 template <int lanes, int strip, int at_once, class Merge, class Part>
-__device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
-                                            int rows_each, Part part, Pair *memory) {
+__device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, const ColumnParts &of,
+                                            Part part, Pair *memory) {
+    int count = of.count;
     // A lane's share of a whole group: its loads are in flight together. Behind the last part it is loaded again,
     // instead of a branch.
     constexpr int PARTS_AT_ONCE = GROUP_CHUNKS / lanes;
@@ -142,7 +168,7 @@ __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thre
                     int i = first + k * lanes;
                     if (i < count) {
                         Pair wide = {loaded[k].first, loaded[k].second};
-                        own = merge.add(own, wide, min(rows_each, rows - i * rows_each), around);
+                        own = merge.add(own, wide, min(of.rows_each, of.rows - i * of.rows_each), around);
                     }
                 }
             }
@@ -156,7 +182,7 @@ __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thre
             own.first += memory[other * strip + thread.in_strip].first;
             own.second += memory[other * strip + thread.in_strip].second;
         }
-        own = merge.close(own, rows, around);
+        own = merge.close(own, of.divisor, around);
     }
     __syncthreads(); // the memory may be reused after this
     return own;
@@ -173,17 +199,19 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
     bool inside = thread.column < columns, writes = inside && thread.lane == 0;
     typename Merge::Column of_column = {};
     if (writes) {
-        of_column = merge.load(thread.column);
+        of_column = merge.load(thread.column, rows);
     }
     if (rows == 0) {
         if (writes) {
-            merge.finish(thread.column, columns, rows, merge.close({0.0, 0.0}, rows, 0.0), of_column);
+            Pair none = merge.close({0.0, 0.0}, RowDivisor::of(rows), 0.0);
+            merge.finish(thread.column, columns, rows, none, of_column);
         }
         return;
     }
     int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS, groups = (chunks + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
     int group = first_chunk / GROUP_CHUNKS, first = group * GROUP_CHUNKS;
     int in_group = min(GROUP_CHUNKS, chunks - first), group_rows = min(GROUP_ROWS, rows - group * GROUP_ROWS);
+    ColumnParts of_group = {in_group, group_rows, CHUNK_ROWS, RowDivisor::of(group_rows)};
     int *tickets = &of.tickets[(group + 1) * thread.strips + thread.strip];
     if (!last_to_come(tickets, chunk_count, in_group, first_thread, flag)) {
         return;
@@ -192,8 +220,7 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
         const float *from = of.chunk(first + i, columns) + thread.column;
         return PairOf<float>{__ldcg(from), __ldcg(from + columns)};
     };
-    Pair sum =
-        merge_parts<lanes, strip, at_once>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
+    Pair sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, of_group, chunk, memory);
     if (groups == 1) {
         if (writes) {
             merge.finish(thread.column, columns, rows, sum, of_column);
@@ -212,7 +239,8 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
         const double *from = of.group(i, columns) + thread.column;
         return Pair{__ldcg(from), __ldcg(from + columns)};
     };
-    sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, groups, rows, GROUP_ROWS, merged, memory);
+    ColumnParts of_all = {groups, rows, GROUP_ROWS, RowDivisor::of(rows)};
+    sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, of_all, merged, memory);
     if (writes) {
         merge.finish(thread.column, columns, rows, sum, of_column);
     }

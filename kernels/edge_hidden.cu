@@ -52,13 +52,27 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
         Pair merged[LOOKUP_THREADS];
     } memory;
     __shared__ float first_row[STRIP];
-    int edge_count = *args.edge_count, hidden = args.hidden, stride = args.stride, ends_stride = args.ends_stride;
-    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edge_count - first);
+    constexpr int rows_each = CHUNK_ROWS / ROW_LANES;
+    int edge_count = load_early(args.edge_count), hidden = args.hidden, stride = args.stride;
+    int ends_stride = args.ends_stride, first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edge_count - first);
+    int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
+    int column = blockIdx.x * STRIP + in_strip;
+    // The chunk's first row, then the thread's own rows, all in flight together. Behind the last row it is loaded again.
+    auto edge_of = [&](int i) { return first + (i == 0 ? 0 : min((i - 1) * ROW_LANES + lane, count - 1)); };
+    int rows[rows_each + 1] = {}, subjects[rows_each + 1] = {}, objects[rows_each + 1] = {};
+    bool has_rows = column < hidden && count > 0;
+    if (has_rows) {
+#pragma unroll
+        for (int i = 0; i <= rows_each; i++) {
+            rows[i] = load_early(args.edge_row + edge_of(i));
+            subjects[i] = load_early(args.subject + edge_of(i));
+            objects[i] = load_early(args.object + edge_of(i));
+        }
+    }
+    begin_kernel();
     if (first >= edge_count && first > 0) {
         return; // the whole block; without rows the first blocks continue, for the statistics
     }
-    int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
-    int column = blockIdx.x * STRIP + in_strip;
     auto edge_rows = four_columns(args.edge_projected, stride, column, hidden);
     auto subject_rows = four_columns(args.projected, ends_stride, column, hidden);
     auto object_rows = four_columns(args.projected + hidden, ends_stride, column, hidden);
@@ -74,20 +88,9 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
             return sum;
         }
     };
-    constexpr int rows_each = CHUNK_ROWS / ROW_LANES;
     Four around = {}, sums = {}, squares = {};
-    if (column < hidden && count > 0) {
-        // The chunk's first row, then the thread's own rows, all in flight together. Behind the last row it is loaded
-        // again.
-        auto edge_of = [&](int i) { return first + (i == 0 ? 0 : min((i - 1) * ROW_LANES + lane, count - 1)); };
-        int rows[rows_each + 1], subjects[rows_each + 1], objects[rows_each + 1];
+    if (has_rows) {
         Loaded loaded[rows_each + 1];
-#pragma unroll
-        for (int i = 0; i <= rows_each; i++) {
-            rows[i] = args.edge_row[edge_of(i)];
-            subjects[i] = args.subject[edge_of(i)];
-            objects[i] = args.object[edge_of(i)];
-        }
 #pragma unroll
         for (int i = 0; i <= rows_each; i++) {
             loaded[i] = {edge_rows.load(rows[i]), subject_rows.load(subjects[i]), object_rows.load(objects[i])};
@@ -157,12 +160,12 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
     }
 }
 
-// Adds the rows of the entries first..end, in order, to the sum of each role. Entries are roles * edge + role.
+// Adds the rows of the list's entries, in order, to the sum of each role. Entries are roles * edge + role.
 template <int roles, class T>
-__device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const int *entries, int first,
-                                         int end) {
+__device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const BlockList<THREADS> &list,
+                                         const int (&kept)[THREADS]) {
     auto load = [&](int entry) { return rows.load(entry / roles); };
-    for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
+    for_each_entry(list, kept, load, [&](int entry, const PackedFour<T> &loaded) {
         // The branch is uniform: all threads of the block read the same entry.
         if (entry % roles == 0) {
             add_four(sums[0], loaded.widen());
@@ -196,17 +199,21 @@ template <int roles, class T>
 __device__ __forceinline__ void sum_type(const EdgeHiddenSumTypes<T> &args, const TypeSumsArguments<T> &of,
                                          int number) {
     __shared__ int flag;
+    __shared__ int kept[THREADS];
     int hidden = args.hidden;
     ListChunk chunk = find_chunk(of.by_type, number);
+    BlockList<THREADS> list(of.by_type.entries, chunk.first, chunk.end);
+    begin_kernel();
     if (chunk.count == 0) {
         return; // the whole block
     }
+    list.keep(kept);
     T *to = of.sums + size_t(chunk.row) * of.stride;
     size_t part_stride = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH, chunk_stride = roles * part_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[roles] = {};
         auto rows = four_columns(args.d_z, args.stride, c, hidden);
-        add_list<roles>(sums, rows, of.by_type.entries, chunk.first, chunk.end);
+        add_list<roles>(sums, rows, list, kept);
 #pragma unroll
         for (int role = 0; role < roles; role++) {
             if (chunk.count == 1) {
@@ -243,17 +250,22 @@ template <class T> struct EdgeHiddenSumEnds {
 
 template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const EdgeHiddenSumEnds<T> &args) {
     __shared__ float partial[THREADS / WARP_LANES];
+    __shared__ int kept[THREADS];
     int n = blockIdx.x, hidden = args.hidden;
-    if (n >= *args.by_row.row_count) {
-        return;
+    bool exists = n < load_early(args.by_row.row_count);
+    int first = exists ? load_early(args.by_row.offsets + n) : 0, end = exists ? load_early(args.by_row.offsets + n + 1) : 0;
+    BlockList<THREADS> list(args.by_row.entries, first, end);
+    begin_kernel();
+    if (!exists) {
+        return; // the whole block
     }
+    list.keep(kept);
     const LengthsArguments<T> &with = args.lengths;
-    int first = args.by_row.offsets[n], end = args.by_row.offsets[n + 1];
     float dot = 0.0f;
     T *to = args.sums + size_t(n) * args.ends_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[2] = {};
-        add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), args.by_row.entries, first, end);
+        add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), list, kept);
         Four &as_subject = sums[0], &as_object = sums[1];
         if (with.lengths != nullptr) {
             const T *projected = with.projected + size_t(n) * args.ends_stride;

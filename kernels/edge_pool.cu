@@ -31,12 +31,17 @@ template <class T> struct EdgePoolForward {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgePoolForward<T> &args) {
+    __shared__ int kept[THREADS];
     int node = blockIdx.x, hidden = args.hidden;
-    if (node >= *args.incidence.row_count) {
-        return;
+    bool exists = node < load_early(args.incidence.row_count);
+    const int *offsets = args.incidence.offsets + node;
+    int first = exists ? load_early(offsets) : 0, end = exists ? load_early(offsets + 1) : 0;
+    BlockList<THREADS> list(args.incidence.entries, first, end);
+    begin_kernel();
+    if (!exists) {
+        return; // the whole block
     }
-    const int *entries = args.incidence.entries;
-    int first = args.incidence.offsets[node], end = args.incidence.offsets[node + 1];
+    list.keep(kept);
     int object_start = args.width - hidden;
     NormRows norm = args.norm.rows();
     NormRows of_object = norm.from(object_start);
@@ -46,7 +51,7 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
         auto rows = four_columns(args.z, args.z_stride, c, hidden);
         rows.whole = rows.whole && object_start % COLUMNS_EACH == 0; // of both messages
         auto load = [&](int entry) { return rows.load(entry / 2, entry % 2 * object_start); };
-        for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
+        for_each_entry(list, kept, load, [&](int entry, const PackedFour<T> &loaded) {
             Four value = loaded.widen();
             bool is_object = entry % 2 == 1;
 #pragma unroll
@@ -108,16 +113,28 @@ struct ChunkEnds {
     float share[2][CHUNK_ROWS];
 };
 
-// Fills `ends` for `count` edges, starting at `first`. The caller waits for the block.
-template <class T>
-__device__ __forceinline__ void load_ends(ChunkEnds &ends, const HeadsGradientArguments<T> &of, int first, int count) {
-    int end = threadIdx.x / CHUNK_ROWS, row = threadIdx.x % CHUNK_ROWS;
-    if (end < 2 && row < count) {
-        int node = end == 0 ? of.subject[first + row] : of.object[first + row];
-        ends.node[end][row] = node;
-        ends.share[end][row] = 1.0f / (of.offsets[node + 1] - of.offsets[node]);
+// A thread's end of one of `count` edges, starting at `first`. It is read before begin_kernel.
+struct ThreadEnd {
+    int end, row, node, messages;
+    bool exists;
+
+    template <class T>
+    __device__ __forceinline__ ThreadEnd(const HeadsGradientArguments<T> &of, int first, int count)
+        : end(threadIdx.x / CHUNK_ROWS), row(threadIdx.x % CHUNK_ROWS), node(0), messages(1) {
+        exists = end < 2 && row < count;
+        if (exists) {
+            node = load_early((end == 0 ? of.subject : of.object) + first + row);
+            messages = load_early(of.offsets + node + 1) - load_early(of.offsets + node);
+        }
     }
-}
+    // The caller waits for the block.
+    __device__ __forceinline__ void keep(ChunkEnds &ends) const {
+        if (exists) {
+            ends.node[end][row] = node;
+            ends.share[end][row] = 1.0f / messages;
+        }
+    }
+};
 
 // Number of rows that are loaded before the first of them is used.
 constexpr int ROWS_AT_ONCE = 4;
@@ -168,11 +185,13 @@ template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const
     __shared__ SumMemory memory;
     __shared__ ChunkEnds ends;
     const HeadsGradientArguments<T> &of = args.of;
-    int edges = *of.edge_count, first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edges - first);
+    int edges = load_early(of.edge_count), first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edges - first);
+    ThreadEnd own(of, first, count);
+    begin_kernel();
     if (first >= edges && first > 0) {
         return; // the whole block; without edges the first blocks continue
     }
-    load_ends(ends, of, first, count);
+    own.keep(ends);
     __syncthreads();
     auto columns_of = [&](int index) {
         return head_columns(blockIdx.x * WARP_LANES + index, of.width, of.hidden);
@@ -200,11 +219,13 @@ template <class T> struct EdgePoolBackward {
 template <class T> __device__ __forceinline__ void edge_pool_backward(const EdgePoolBackward<T> &args) {
     __shared__ ChunkEnds ends;
     const HeadsGradientArguments<T> &of = args.of;
-    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, *of.edge_count - first);
+    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, load_early(of.edge_count) - first);
+    ThreadEnd own(of, first, count);
+    begin_kernel();
     if (count <= 0) {
         return; // the whole block
     }
-    load_ends(ends, of, first, count);
+    own.keep(ends);
     __syncthreads();
     HeadColumns at = head_columns(blockIdx.x * WARP_LANES + threadIdx.x % WARP_LANES, of.width, of.hidden);
     if (at.column >= at.columns) {

@@ -25,6 +25,7 @@ template <class T> struct EmbeddingForward {
 };
 
 template <class T> __device__ __forceinline__ void embedding_forward(const EmbeddingForward<T> &args) {
+    begin_kernel(); // the launch ahead may have written the types
     const LookupArguments<T> &of = args.lookups[blockIdx.y];
     int row = blockIdx.x, width = args.width;
     if (row >= *of.row_count) {
@@ -50,12 +51,13 @@ template <class T> struct EmbeddingBackward {
 
 template <class T> __device__ __forceinline__ void embedding_backward(const EmbeddingBackward<T> &args) {
     const LookupGradientArguments<T> &of = args.lookups[blockIdx.y];
-    int row = blockIdx.x, count = *of.row_count, width = args.width;
+    int row = blockIdx.x, count = load_early(of.row_count), width = args.width;
+    int occurs = row < count ? load_early(of.types + row) : -1;
+    int first = row == 0 ? 0 : occurs, end = row + 1 < count ? load_early(of.types + row + 1) : of.type_count;
+    begin_kernel();
     if (row >= max(count, 1)) { // without rows the first block writes all zeros
         return;
     }
-    int occurs = row < count ? of.types[row] : -1;
-    int first = row == 0 ? 0 : occurs, end = row + 1 < count ? of.types[row + 1] : of.type_count;
     for (int type = first; type < end; type++) {
         for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
             Four d = {};

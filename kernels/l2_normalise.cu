@@ -33,8 +33,9 @@ template <class T> struct L2NormaliseForward {
 
 template <class T> __device__ __forceinline__ void l2_normalise_forward(const L2NormaliseForward<T> &args) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int row = blockIdx.x, columns = args.columns;
-    if (row >= *args.row_count) {
+    int row = blockIdx.x, rows = load_early(args.row_count), columns = args.columns;
+    begin_kernel();
+    if (row >= rows) {
         return;
     }
     NormRows norm = args.norm.rows();
@@ -73,7 +74,8 @@ template <class T> struct L2NormaliseBackward {
 template <class T> __device__ __forceinline__ void l2_normalise_backward(const L2NormaliseBackward<T> &args) {
     __shared__ SumMemory memory;
     __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x divided by it
-    int rows = *args.row_count, columns = args.columns, stride = args.stride;
+    int rows = load_early(args.row_count), columns = args.columns, stride = args.stride;
+    begin_kernel();
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
     if (first >= rows && first > 0) {
         return; // the whole block; without rows the first blocks continue

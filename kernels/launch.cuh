@@ -11,10 +11,9 @@
 #include "emulator/emulator.h"
 #endif
 
-// First statement of every kernel, before any access to memory that another launch may have written or may read. Blocks
-// without work call it too, because a launch counts as done only when all its blocks are. The emulator rejects a kernel
-// if a thread returns without calling it. A test disassembles each kernel and checks that no memory access precedes the
-// wait (tests/kernels/machine_code.rs).
+// Every kernel calls it before any access to memory but load_early. Blocks without work call it too, because a launch
+// counts as done only when all its blocks are. The emulator rejects a kernel if a thread returns without calling it. A test
+// disassembles each kernel and checks that no other access precedes the wait (tests/kernels/machine_code.rs).
 __device__ __forceinline__ void begin_kernel() {
 #ifndef __CUDACC__
     emulator::begin_kernel();
@@ -23,3 +22,11 @@ __device__ __forceinline__ void begin_kernel() {
     asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
+
+// Value that is read before begin_kernel: the load takes place while the launch ahead ends. It must not be written by that
+// launch, nor by one that has gone to the branch since it was joined (Adam): row counts, lists, and what the forward left for
+// the backward.
+// All earlier launches have ended, with their writes in L2, since a launch begins only when every block of the one ahead
+// has passed its own wait. The load goes past the first-level cache, which may hold an earlier value. The PTX interpreter
+// knows which launches are in flight and rejects a load of what they write.
+template <class T> __device__ __forceinline__ T load_early(const T *from) { return __ldcg(from); }

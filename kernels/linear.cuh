@@ -19,8 +19,8 @@
 // out  all overwritten. The last block of a strip of columns merges the column sums (column_sums.cuh). The last block
 //      of a tile of d_W adds up its parts, each of which is the sum over some rows
 // grid forward: x tiles of columns, y tiles of rows. linear_forward_two: the tiles of the first product row by row,
-//      then those of the second. backward: the tiles of d_x row by row, then the tiles of d_W, part by part. Blocks
-//      beyond R have no work
+//      then those of the second. backward: the tiles of d_x row by row, and the tiles of d_W, part by part, in the order
+//      of block_order.cuh. Blocks beyond R have no work
 // sums products in the order of the inner dimension, column sums and parts in the order of rows: bit-reproducible.
 //      The number of parts depends on R alone
 // cost 2 R I O flops per product, three times as many for bf16x3; all formats but fp32 run on the tensor cores. A tile
@@ -29,10 +29,12 @@
 //
 // There are two tile sizes. 64 x 64 is used while there are few tiles: [1056, 300] x [300, 512], at 16 triples, has 136
 // of them for 132 multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, is used once
-// there are enough of its tiles. Registers are bounded so that several blocks of the smaller tile, or two of
-// the larger one in bf16, share a multiprocessor: the copies of one hide behind the products of another.
+// there are enough of its tiles. In the forward of bf16 the larger tile is 128 x 192, which normalises x for fewer tiles.
+// Registers are bounded so that several blocks of the smaller tile, or two of the larger one in the backward of bf16, share
+// a multiprocessor: the copies of one hide behind the products of another.
 #pragma once
 
+#include "block_order.cuh"
 #include "linear_arguments.cuh"
 #include "linear_epilogue.cuh"
 #include "matmul_fma.cuh"
@@ -40,12 +42,13 @@
 
 // Tiles of a format, with the least numbers of resident blocks. A stage holds 64 bytes of each row: 32 inner steps
 // between two barriers in bf16, 16 in bf16x3. Four stages fit into shared memory. In the larger tile of bf16's forward
-// a warp computes 64 x 64 values: it reads fewer fragments per product than for 64 x 32. The backward has too few
-// blocks at 16 triples for so few warps, and the two parts of each operand in bf16x3 leave no registers for that.
+// a warp computes 64 x 48 values: it reads fewer fragments per product than for 64 x 32. Three stages of it fit where
+// a block has 99 KiB at most. The backward has too few blocks at 16 triples for so wide tiles, and the two parts of each
+// operand in bf16x3 leave no registers for that.
 template <class Format> struct Tiles;
 template <> struct Tiles<Bf16> {
     using Small = TensorCore<Shape<64, 64, 32, 4, 2, 2, 1>, Bf16, 4>;
-    using LargeForward = TensorCore<Shape<LARGE_TILE, LARGE_TILE, 32, 4, 2, 2, 2>, Bf16, 2>;
+    using LargeForward = TensorCore<Shape<LARGE_TILE, WIDE_TILE, 32, 3, 2, 4, 2>, Bf16, 1>;
     using LargeBackward = TensorCore<Shape<LARGE_TILE, LARGE_TILE, 32, 4, 2, 4, 1>, Bf16, 2>;
 };
 template <> struct Tiles<Bf16x3> {
@@ -121,10 +124,12 @@ __device__ __forceinline__ void product(const Out &out, const A &a, const B &b, 
 // sums.
 __device__ __forceinline__ bool has_rows(int first_row, int rows) { return first_row < rows || first_row == 0; }
 
-// Tile of y for a block in a grid of columns by rows.
+// Tile of y for a block in a grid of columns by rows. The kernel begins here.
 template <class Core> __device__ __forceinline__ Place forward_place(const ForwardArguments<ValueOf<Core>> &of) {
     int first_row = int(blockIdx.y) * Core::Shape::rows, first_column = int(blockIdx.x) * Core::Shape::columns;
-    return {*of.row_count, of.y.columns, first_row, first_column, 0, of.x.columns};
+    int rows = load_early(of.row_count);
+    begin_kernel();
+    return {rows, of.y.columns, first_row, first_column, 0, of.x.columns};
 }
 
 template <class Core, Parts parts, class Norm, class Add>
@@ -138,7 +143,7 @@ __device__ __forceinline__ void forward(const ForwardArguments<ValueOf<Core>> &o
 }
 
 // The launcher has the same numbers.
-constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_BACKWARD = 20, MOST_LARGE_PARTS = 4;
+constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 2 * MULTIPROCESSORS, LARGE_BACKWARD = 20, MOST_LARGE_PARTS = 4;
 
 // Division of the sum over rows for a weight's gradient: `count` parts, at least one, of `rows_each` rows.
 struct RowParts {
@@ -149,7 +154,8 @@ __device__ __forceinline__ int large_tiles(int rows, int columns) {
     return (rows + LARGE_TILE - 1) / LARGE_TILE * ((columns + LARGE_TILE - 1) / LARGE_TILE);
 }
 
-// If d_x has LARGE_BACKWARD larger tiles, and the format has them, the parts' tiles fill the GPU together with those.
+// If d_x has LARGE_BACKWARD larger tiles, and the format has them, the parts' tiles fill the GPU together with those. If
+// d_x has few, each of them has a multiprocessor to itself (block_order.cuh), and the parts' tiles share the others.
 // There are MOST_LARGE_PARTS at most, because one block adds up the parts of a tile. Otherwise there are `most_parts`, or
 // fewer so that each part has enough rows. The result depends on the number of rows alone, not on the tile that runs,
 // which depends on the grid's bound. The bound therefore changes no bits.
@@ -157,7 +163,8 @@ __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int outputs,
     int most = min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
     int of_input = large_tiles(rows, inputs);
     if (has_large && of_input >= LARGE_BACKWARD) {
-        int left = ENOUGH_BLOCKS - of_input % ENOUGH_BLOCKS;
+        int taken = 4 * of_input <= ENOUGH_BLOCKS ? 2 * of_input : of_input % ENOUGH_BLOCKS;
+        int left = ENOUGH_BLOCKS - taken;
         left += left < ENOUGH_BLOCKS / 2 ? ENOUGH_BLOCKS : 0;
         most = min(max(left / large_tiles(outputs, inputs), 1), MOST_LARGE_PARTS);
     }
@@ -241,30 +248,47 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
     }
 }
 
-// Backward of one layer in a range of the launch's blocks; `block` is the index of this block in the range.
-template <class Core, Parts parts, class NormX, class Add, class Sums>
-__device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, int block, const NormX &norm_x,
-                                         const Add &add, const Sums &sums) {
+// Products of a layer's backward, and their tiles.
+enum BackwardProduct { D_X, D_WEIGHT, BACKWARD_PRODUCTS };
+
+struct BackwardTiles {
+    int rows, inputs, outputs;
+    int across, of_input, of_weight; // tiles in a row of tiles, of d_x, and of each part of d_W
+    RowParts parts;
+
+    __device__ __forceinline__ BlockGroup group(BackwardProduct of, int first_product) const {
+        int count = of == D_X ? of_input : of_weight * parts.count, steps = of == D_X ? outputs : parts.rows_each;
+        return {first_product + of, count, steps};
+    }
+};
+
+template <class Core>
+__device__ __forceinline__ BackwardTiles backward_tiles(const BackwardArguments<ValueOf<Core>> &of) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
-    int rows = *of.row_count, inputs = of.d_x.columns, outputs = of.d_y.columns;
-    int tiles_across = (inputs + tile_columns - 1) / tile_columns;
-    if (block < of.input_blocks) {
-        Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
-        if (has_rows(place.first_row, rows)) { // otherwise the whole block returns
-            product<Core, INNER_LAST, INNER_FIRST>([&] { return output(of.d_x); }, operand(of.d_y, NoNorm{}),
-                                                   weight_operand<parts>(of.weight), place, NoLengths{}, add, sums);
-        }
+    int rows = load_early(of.row_count), inputs = of.d_x.columns, outputs = of.d_y.columns;
+    int across = (inputs + tile_columns - 1) / tile_columns;
+    // Without rows, one block of each strip still has work: the sums.
+    int down = max((rows + tile_rows - 1) / tile_rows, 1);
+    RowParts cut = row_parts(rows, inputs, outputs, of.d_weight.most_parts, of.d_weight.has_large);
+    return {rows, inputs, outputs, across, down * across, (outputs + tile_rows - 1) / tile_rows * across, cut};
+}
+
+// A block of one of a layer's gradients.
+template <class Core, Parts parts, class NormX, class Add, class Sums>
+__device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, const BackwardTiles &tiles, bool is_input,
+                                         int block, const NormX &norm_x, const Add &add, const Sums &sums) {
+    constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
+    int rows = tiles.rows, inputs = tiles.inputs, outputs = tiles.outputs, across = tiles.across;
+    RowParts cut = tiles.parts;
+    if (is_input) {
+        Place place = {rows, inputs, block / across * tile_rows, block % across * tile_columns, 0, outputs};
+        product<Core, INNER_LAST, INNER_FIRST>([&] { return output(of.d_x); }, operand(of.d_y, NoNorm{}),
+                                               weight_operand<parts>(of.weight), place, NoLengths{}, add, sums);
         return;
     }
-    int tiles = tiles_across * ((outputs + tile_rows - 1) / tile_rows);
-    int part = (block - of.input_blocks) / tiles, tile = (block - of.input_blocks) % tiles;
-    RowParts cut = row_parts(rows, inputs, outputs, of.d_weight.most_parts, of.d_weight.has_large);
-    if (part >= cut.count) {
-        return; // the whole block
-    }
-    int first = part * cut.rows_each, first_row = tile / tiles_across * tile_rows;
-    Place place = {outputs, inputs, first_row, tile % tiles_across * tile_columns, first,
-                   min(first + cut.rows_each, rows)};
+    int part = block / tiles.of_weight, tile = block % tiles.of_weight;
+    int first = part * cut.rows_each, first_row = tile / across * tile_rows;
+    Place place = {outputs, inputs, first_row, tile % across * tile_columns, first, min(first + cut.rows_each, rows)};
     auto out = [&]() -> Output<float> {
         if (cut.count > 1) {
             return {of.d_weight.parts + size_t(part) * outputs * inputs, inputs, NO_SPLIT, 0};
@@ -279,6 +303,19 @@ __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> 
         if (last_to_come(&of.d_weight.tickets[tile], 1, cut.count, threadIdx.x == 0, flag)) {
             add_parts<Core>(weight_output<parts>(of.d_weight), of.d_weight.parts, cut.count, place);
         }
+    }
+}
+
+// Backward of one layer in a launch of its own.
+template <class Core, Parts parts, class NormX, class Add, class Sums>
+__device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, const NormX &norm_x, const Add &add,
+                                         const Sums &sums) {
+    BackwardTiles tiles = backward_tiles<Core>(of);
+    BlockGroup groups[] = {tiles.group(D_X, 0), tiles.group(D_WEIGHT, 0)};
+    BlockWork work = block_work(blockIdx.x, groups);
+    begin_kernel();
+    if (work.product >= 0) { // otherwise the whole block returns
+        backward<Core, parts>(of, tiles, work.product == D_X, work.index, norm_x, add, sums);
     }
 }
 
@@ -328,7 +365,8 @@ template <class Core> __device__ __forceinline__ void linear_forward_two(const L
     ForwardArguments<ValueOf<Core>> first = args.first, second = args.second;
     ForwardArguments<ValueOf<Core>> of = is_first ? first : second;
     int tiles_across = (of.y.columns + Core::Shape::columns - 1) / Core::Shape::columns;
-    int first_row = block / tiles_across * Core::Shape::rows, rows = *of.row_count;
+    int first_row = block / tiles_across * Core::Shape::rows, rows = load_early(of.row_count);
+    begin_kernel();
     if (first_row < rows) { // otherwise the whole block returns
         Place place = {rows, of.y.columns, first_row, block % tiles_across * Core::Shape::columns, 0, first.x.columns};
         // Both products have the same strides; reading them from one product saves the registers of a selection.
@@ -341,48 +379,50 @@ template <class Core> __device__ __forceinline__ void linear_forward_two(const L
 }
 
 template <class Core> __device__ __forceinline__ void linear_backward(const LinearBackward<ValueOf<Core>> &args) {
-    backward<Core, Parts::TWO>(args.product, blockIdx.x, NoNorm{}, Alone{}, NoSums{});
-}
-
-template <class Core, class Sums>
-__device__ __forceinline__ void linear_backward_norm(const LinearBackwardNorm<ValueOf<Core>> &args, int block,
-                                                     const Sums &sums) {
-    backward<Core, Parts::ONE>(args.product, block, args.norm.rows(), Alone{}, sums);
+    backward<Core, Parts::TWO>(args.product, NoNorm{}, Alone{}, NoSums{});
 }
 
 template <class Core>
 __device__ __forceinline__ void linear_backward_norm(const LinearBackwardNorm<ValueOf<Core>> &args) {
-    linear_backward_norm<Core>(args, blockIdx.x, backward_sums(args.d_norm, args.norm, args.product.x));
-}
-
-template <class Core>
-__device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<ValueOf<Core>> &args, int block) {
-    LessAlong<ValueOf<Core>> less = {args.along};
-    backward<Core, Parts::TWO>(args.product, block, args.norm.rows(), less,
+    backward<Core, Parts::ONE>(args.product, args.norm.rows(), Alone{},
                                backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
 template <class Core>
 __device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<ValueOf<Core>> &args) {
-    linear_backward_unit<Core>(args, blockIdx.x);
+    LessAlong<ValueOf<Core>> less = {args.along};
+    backward<Core, Parts::TWO>(args.product, args.norm.rows(), less,
+                               backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
 template <class Core>
 __device__ __forceinline__ void linear_backward_states(const LinearBackwardStates<ValueOf<Core>> &args) {
-    if (int(blockIdx.x) < args.node_blocks) {
-        linear_backward_unit<Core>(args.nodes, blockIdx.x);
+    const LinearBackwardUnit<ValueOf<Core>> &nodes = args.nodes;
+    const LinearBackwardNorm<ValueOf<Core>> &edges = args.edges;
+    BackwardTiles of_nodes = backward_tiles<Core>(nodes.product), of_edges = backward_tiles<Core>(edges.product);
+    BlockGroup groups[] = {of_nodes.group(D_X, 0), of_nodes.group(D_WEIGHT, 0), of_edges.group(D_X, BACKWARD_PRODUCTS),
+                           of_edges.group(D_WEIGHT, BACKWARD_PRODUCTS)};
+    BlockWork work = block_work(blockIdx.x, groups);
+    bool is_input = work.product % BACKWARD_PRODUCTS == D_X;
+    begin_kernel();
+    if (work.product < 0) {
+        return; // the whole block
+    }
+    if (work.product < BACKWARD_PRODUCTS) {
+        LessAlong<ValueOf<Core>> less = {nodes.along};
+        backward<Core, Parts::TWO>(nodes.product, of_nodes, is_input, work.index, nodes.norm.rows(), less,
+                                   backward_sums(nodes.d_norm, nodes.norm, nodes.product.x));
     } else {
-        linear_backward_norm<Core>(args.edges, int(blockIdx.x) - args.node_blocks, NoSums{});
+        backward<Core, Parts::ONE>(edges.product, of_edges, is_input, work.index, edges.norm.rows(), Alone{}, NoSums{});
     }
 }
 
 // ---- names ------------------------------------------------------------------------------------------------------
 
-// Defines the kernel <name>_<suffix> from the function template `name` and a core.
+// Defines the kernel <name>_<suffix> from the function template `name`, which calls begin_kernel, and a core.
 #define LINEAR_KERNEL(name, Args, suffix, Core)                                                                        \
     extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks)                                   \
         name##_##suffix(const __grid_constant__ Args<Core::Value> args) {                                              \
-        begin_kernel();                                                                                                \
         name<Core>(args);                                                                                              \
     }
 #define EMULATED_LINEAR_KERNEL(name, suffix, Core) EMULATED_KERNEL(name##_##suffix, Core::Shape::threads)

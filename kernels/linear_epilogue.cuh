@@ -43,13 +43,12 @@ struct Statistics {
             return make_float2(around + offset, deviation < 0.0f ? 0.0f : deviation); // keeps NaN
         }
     };
-    // Merges the sums of two sets of rows (Chan et al.).
+    // Merges the sums of two sets of rows (Chan et al.). The first set has rows.
     static __device__ __forceinline__ float2 join(float2 first, int first_count, float2 second, int second_count) {
-        if (second_count == 0) {
-            return first;
-        }
         float share = float(second_count) / float(first_count + second_count), offset = second.x - first.x;
-        return make_float2(first.x + offset * share, first.y + second.y + offset * offset * share * float(first_count));
+        float mean = first.x + offset * share;
+        float deviation = first.y + second.y + offset * offset * share * float(first_count);
+        return second_count == 0 ? first : make_float2(mean, deviation); // instead of a branch
     }
 };
 
@@ -186,15 +185,25 @@ template <class T> struct Output {
     }
 };
 
+// Number of rows that the threads of a block handle at once, if they suffice for `rows`: it divides CHUNK_ROWS. Threads
+// beyond these rows have no part.
+__device__ constexpr int whole_rows(int rows) {
+    int at_once = 1;
+    while (2 * at_once <= rows) {
+        at_once *= 2;
+    }
+    return at_once;
+}
+
 // Stores the values that `add` computes from the products of a chunk: per thread, four columns of every rows_at_once-th
 // row.
 template <class Core, class T, class Add>
 __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
                                              const Add &add, const NoSums &) {
-    constexpr int across = Core::Shape::columns / COLUMNS_EACH, rows_at_once = Core::Shape::threads / across;
+    constexpr int across = Core::Shape::columns / COLUMNS_EACH, rows_at_once = whole_rows(Core::Shape::threads / across);
     int in_tile = int(threadIdx.x) % across * COLUMNS_EACH, column = place.first_column + in_tile;
     int first_row = place.first_row + chunk, count = min(CHUNK_ROWS, place.rows - first_row);
-    if (column >= place.columns) {
+    if (column >= place.columns || int(threadIdx.x) >= across * rows_at_once) {
         return;
     }
     bool whole = column + COLUMNS_EACH <= place.columns && out.is_aligned_by_four();
@@ -217,14 +226,15 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
 // rows_at_once-th row. The row with index i belongs to lane i % lanes of the sums.
 template <class Core, class T> struct ChunkThread {
     static constexpr int each = Adjacent<T>::count, across = Core::Shape::columns / each;
-    static constexpr int rows_at_once = Core::Shape::threads / across, lanes_each = Core::Shape::lanes_each;
+    static constexpr int rows_at_once = whole_rows(Core::Shape::threads / across), lanes_each = Core::Shape::lanes_each;
     static constexpr int lanes = rows_at_once * lanes_each;
     // Rows whose values from global memory are in flight together, limited by registers.
-    static constexpr int most = sizeof(T) == 4 || Core::Shape::threads > 128 ? 8 : 16;
+    static constexpr int most = sizeof(T) == 4 || (Core::Shape::threads > 128 && Core::blocks > 1) ? 8 : 16;
     static constexpr int rows_each = CHUNK_ROWS / rows_at_once;
     static constexpr int group = rows_each < most ? rows_each : most;
     static_assert(group % lanes_each == 0, "the k-th row of a group belongs to the same lane in each");
     int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
+    bool has_part = lane < rows_at_once;
 };
 
 // Stores all adjacent columns of a row, or the first one alone, or none, and rounds `values` to the stored values. Lines
@@ -260,7 +270,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
         return; // the whole block
     }
     float2 own[lanes_each][each] = {};
-    if (column < place.columns) {
+    if (column < place.columns && thread.has_part) {
         typename Sums::Column of_column[lanes_each][each] = {};
 #pragma unroll
         for (int i = 0; i < each; i++) {
@@ -330,7 +340,9 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
 #pragma unroll
         for (int lane = 0; lane < lanes_each; lane++) {
             int of_sums = thread.lane + lane * rows_at_once;
-            of_lanes[of_sums * Core::Shape::columns + thread.in_tile + i] = own[lane][i];
+            if (thread.has_part) {
+                of_lanes[of_sums * Core::Shape::columns + thread.in_tile + i] = own[lane][i];
+            }
         }
     }
     __syncthreads();
@@ -342,6 +354,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
         if (column + i < place.columns) {
             float2 all = own[0][i];
             int rows = (count + lanes - 1) / lanes;
+#pragma unroll
             for (int other = 1; other < lanes; other++) {
                 int of_other = max(count - other + lanes - 1, 0) / lanes;
                 all = Sums::join(all, rows, of_lanes[other * Core::Shape::columns + thread.in_tile + i], of_other);
@@ -367,8 +380,11 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
     int in_strip = threadIdx.x % columns;
     StripThread thread = {place.first_column / columns, (place.columns + columns - 1) / columns,
                           place.first_column + in_strip, in_strip, int(threadIdx.x / columns)};
-    int chunks = (min(Core::Shape::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
     constexpr int lanes = at_once * Core::Shape::lanes_each;
+    if (thread.lane >= at_once) {
+        thread.lane = lanes; // more threads than columns: no part
+    }
+    int chunks = (min(Core::Shape::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
     finish_columns<lanes, columns, at_once>(sums.memory, sums.merge, thread, place.rows, place.columns,
                                             place.first_row / CHUNK_ROWS, chunks, reinterpret_cast<Pair *>(memory));
 }

@@ -32,16 +32,37 @@ __device__ __forceinline__ void for_each_row(int first, int end, const Load &loa
     }
 }
 
-// Calls use(entry, load(entry)) for the entries first..end of the lists, in order.
-template <class Load, class Use>
-__device__ __forceinline__ void for_each_entry(const int *entries, int first, int end, const Load &load,
+// Entries first..end, the list of a block of `threads` threads. The threads read the first entries before begin_kernel, one
+// each, and keep them in shared memory.
+template <int threads> struct BlockList {
+    const int *entries;
+    int first, end;
+    int own; // of this thread
+
+    __device__ __forceinline__ BlockList(const int *all, int list_first, int list_end)
+        : entries(all), first(list_first), end(list_end), own(0) {
+        int mine = first + int(threadIdx.x);
+        if (mine < end) {
+            own = load_early(entries + mine);
+        }
+    }
+    // After begin_kernel, by all threads of the block.
+    __device__ __forceinline__ void keep(int (&kept)[threads]) const {
+        kept[threadIdx.x] = own;
+        __syncthreads();
+    }
+};
+
+// Calls use(entry, load(entry)) for the entries first..end, in order, where entry = entry_of(i).
+template <class EntryOf, class Load, class Use>
+__device__ __forceinline__ void for_each_entry(int first, int end, const EntryOf &entry_of, const Load &load,
                                                const Use &use) {
     for (int i = first; i < end; i += LISTED_AT_ONCE) {
         int entry[LISTED_AT_ONCE];
         decltype(load(0)) loaded[LISTED_AT_ONCE];
 #pragma unroll
         for (int k = 0; k < LISTED_AT_ONCE; k++) {
-            entry[k] = entries[min(i + k, end - 1)];
+            entry[k] = entry_of(min(i + k, end - 1));
         }
 #pragma unroll
         for (int k = 0; k < LISTED_AT_ONCE; k++) {
@@ -56,6 +77,15 @@ __device__ __forceinline__ void for_each_entry(const int *entries, int first, in
     }
 }
 
+// The same for the entries of a block's list.
+template <int threads, class Load, class Use>
+__device__ __forceinline__ void for_each_entry(const BlockList<threads> &list, const int (&kept)[threads],
+                                               const Load &load, const Use &use) {
+    int first = list.first, kept_end = min(list.end, first + threads);
+    for_each_entry(first, kept_end, [&](int i) { return kept[i - first]; }, load, use);
+    for_each_entry(kept_end, list.end, [&](int i) { return list.entries[i]; }, load, use);
+}
+
 // ---- long lists ---------------------------------------------------------------------------------------------------
 
 // Lists that may be long are cut into chunks, one block each. Chunks have numbers without gaps between the lists of a
@@ -68,12 +98,14 @@ struct ListChunk {
     int count;           // number of the row's chunks, at least one; 0: the number is not used
 };
 
-__device__ __forceinline__ int first_chunk(const int *offsets, int row) { return row + offsets[row] / CHUNK_ENTRIES; }
+__device__ __forceinline__ int first_chunk(const int *offsets, int row) {
+    return row + load_early(offsets + row) / CHUNK_ENTRIES;
+}
 
-// Chunk with this number. All lanes of a warp search together, in 32 places at a time.
+// Chunk with this number, found before begin_kernel. All lanes of a warp search together, in 32 places at a time.
 __device__ __forceinline__ ListChunk find_chunk(const ListsArguments &lists, int number) {
     const int *offsets = lists.offsets;
-    int row = 0, end = *lists.row_count, lane = threadIdx.x % WARP_LANES;
+    int row = 0, end = load_early(lists.row_count), lane = threadIdx.x % WARP_LANES;
     if (end == 0 || number >= first_chunk(offsets, end)) {
         return {};
     }
@@ -83,7 +115,7 @@ __device__ __forceinline__ ListChunk find_chunk(const ListsArguments &lists, int
         row += (__popc(reached) - 1) * step;
         end = min(end, row + step);
     }
-    int begin = offsets[row], length = offsets[row + 1] - begin;
+    int begin = load_early(offsets + row), length = load_early(offsets + row + 1) - begin;
     int of_row = row + begin / CHUNK_ENTRIES, count = max(1, (length + CHUNK_ENTRIES - 1) / CHUNK_ENTRIES);
     int index = number - of_row, first = begin + index * CHUNK_ENTRIES;
     if (index >= count) {

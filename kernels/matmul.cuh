@@ -34,7 +34,8 @@ template <class T, class Norm> struct Operand {
 // of every GPU but the smallest. The larger tile exceeds the limit of static shared memory. Its memory is dynamic, and
 // the launcher passes the size.
 constexpr int SMALL_TILE_BYTES = 41984, LARGE_TILE_BYTES = 82944;
-constexpr int LARGE_TILE = 128; // rows and columns; the launcher has the same number
+// Rows and columns; the launcher has the same numbers. The larger tile of bf16's forward has WIDE_TILE columns.
+constexpr int LARGE_TILE = 128, WIDE_TILE = 192;
 
 // Work of a block: sizes of the product, first row and column of the tile, and the range of inner steps to add up.
 struct Place {
@@ -51,7 +52,7 @@ struct NoLengths {
 // which is the same for both tiles of a format.
 template <class Shape> struct RowLengths {
     static constexpr bool wanted = true;
-    static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, lanes_each = Shape::lanes_each;
+    static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, lanes_each = lanes == 1 ? 2 : 1;
     static constexpr int steps_each = STEPS / (lanes * lanes_each);
     static_assert(steps_each % COLUMNS_EACH == 0 && WARP_LANES % lanes == 0, "whole fours, a row within a warp");
     float *to;

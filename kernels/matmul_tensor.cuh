@@ -389,7 +389,7 @@ template <class Shape_, class Format, int blocks_> struct TensorCore {
             __syncthreads();
             // The prologue of the next step hides behind the products of this one; or, where their sums leave no registers
             // for it, behind those of other warps.
-            constexpr bool loads_early = Shape::threads <= 128;
+            constexpr bool loads_early = Shape::threads <= 128 || blocks == 1;
             typename StagesA::Loaded next_a;
             typename StagesB::Loaded next_b;
             if (loads_early) {

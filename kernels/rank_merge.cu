@@ -59,7 +59,7 @@ rank_merge_statistics(const __grid_constant__ RankMergeStatistics args) {
         Pair part = {mean, variance < 0.0 ? 0.0 : own * variance}; // keeps NaN
         sum = merge.add(sum, part, own, around);
     });
-    merge.finish(column, columns, rows, merge.close(sum, rows, around), merge.load(column));
+    merge.finish(column, columns, rows, merge.close(sum, RowDivisor::of(rows), around), merge.load(column, rows));
 }
 
 struct RankMergeSums {
@@ -82,7 +82,7 @@ rank_merge_sums(const __grid_constant__ RankMergeSums args) {
         sum = {sum.first + d_bias, sum.second + d_weight};
     });
     sum.second /= args.rstd[column];
-    merge.set_terms(column, columns, rows, sum, merge.load(column));
+    merge.set_terms(column, columns, sum, merge.load(column, rows));
 }
 
 EMULATED_KERNELS(rank_merge, EMULATED_KERNEL(rank_merge_statistics, THREADS), EMULATED_KERNEL(rank_merge_sums, THREADS))

@@ -33,8 +33,9 @@ template <class T> struct StatesArguments {
     const int *graph_offsets, *mean_ends;
     int width, stride;
 
+    // Before begin_kernel.
     __device__ __forceinline__ Nodes of(int graph) const {
-        return {graph_offsets[graph], mean_ends[graph], graph_offsets[graph + 1]};
+        return {load_early(graph_offsets + graph), load_early(mean_ends + graph), load_early(graph_offsets + graph + 1)};
     }
 };
 
@@ -79,8 +80,11 @@ template <class T> __device__ __forceinline__ void readout(const Readout<T> &arg
     __shared__ float partial[WARPS];
     const StatesArguments<T> &states = args.states;
     int graph = blockIdx.x;
-    if (graph < *args.graph_count) { // otherwise the whole block returns
-        graph_embedding(args.embedding + size_t(graph) * states.width, states, states.of(graph), partial);
+    bool exists = graph < load_early(args.graph_count);
+    Nodes nodes = exists ? states.of(graph) : Nodes{};
+    begin_kernel();
+    if (exists) { // otherwise the whole block returns
+        graph_embedding(args.embedding + size_t(graph) * states.width, states, nodes, partial);
     }
 }
 
@@ -178,13 +182,15 @@ template <class T> __device__ __forceinline__ void readout_loss(const ReadoutLos
     __shared__ float partials[ROLES][WARPS];
     const StatesArguments<T> &states = args.states;
     float *embedding = args.embedding;
-    int triples = *args.triple_count, triple = blockIdx.x, role = threadIdx.y, graph = role * triples + triple;
+    int triples = load_early(args.triple_count), triple = blockIdx.x;
+    int role = threadIdx.y, graph = role * triples + triple;
+    Nodes nodes = triple < triples ? states.of(graph) : Nodes{};
+    begin_kernel();
     if (triple >= triples) {
         return; // the whole block
     }
     int width = states.width;
     float *partial = partials[role], *f = embedding + size_t(graph) * width;
-    Nodes nodes = states.of(graph);
     float norm = graph_embedding(f, states, nodes, partial);
     __syncthreads(); // all three embeddings are complete
     const float *anchor = embedding + size_t(triple) * width;

@@ -257,15 +257,13 @@ __device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwar
 
 // ---- kernels for both element types -------------------------------------------------------------------------------
 
-// Defines the kernels name_f32 and name_bf16 from a function template `name(const Args<T> &)`. The remaining arguments
-// are those of __launch_bounds__.
+// Defines the kernels name_f32 and name_bf16 from a function template `name(const Args<T> &)`, which calls begin_kernel.
+// The remaining arguments are those of __launch_bounds__.
 #define STORED_KERNEL(name, Args, ...)                                                                                \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32(const __grid_constant__ Args<float> args) {  \
-        begin_kernel();                                                                                               \
         name(args);                                                                                                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16(const __grid_constant__ Args<bf16> args) {  \
-        begin_kernel();                                                                                               \
         name(args);                                                                                                   \
     }
 // Table entries of both kernels for the emulator, with the same arguments of __launch_bounds__.

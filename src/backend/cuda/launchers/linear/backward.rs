@@ -69,7 +69,10 @@ impl Parts {
     fn of_rows(self, rows: usize) -> usize {
         match self.tile(rows) {
             tile @ Tile::Large => {
-                let left = ENOUGH_BLOCKS - tile.count(rows, self.inputs) % ENOUGH_BLOCKS;
+                let of_input = tile.count(rows, self.inputs);
+                // Few tiles of d_x have a multiprocessor each to themselves.
+                let few = 4 * of_input <= ENOUGH_BLOCKS;
+                let left = ENOUGH_BLOCKS - if few { 2 * of_input } else { of_input % ENOUGH_BLOCKS };
                 let left = if left < ENOUGH_BLOCKS / 2 { left + ENOUGH_BLOCKS } else { left };
                 (left / self.tiles(tile)).clamp(1, MOST_LARGE_PARTS)
             }

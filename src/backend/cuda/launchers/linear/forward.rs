@@ -5,7 +5,7 @@ use super::arguments::{
     LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
 use super::kernels::TileKernels;
-use super::{Input, Matrix, MatrixMut, StoredFormat, Weights, check_rows};
+use super::{Input, Matrix, MatrixMut, StoredFormat, Weights, check_rows, covering};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
 use crate::backend::cuda::device::rows::Rows;
@@ -66,7 +66,7 @@ fn grid<T: StoredElement>(
     y: &MatrixMut<'_, T>,
 ) -> (&'static TileKernels<T>, Blocks) {
     let tile = format.format.forward_tile([(y.rows, y.columns)]);
-    let [tile_rows, tile_columns] = tile.sides();
+    let [tile_rows, tile_columns] = format.format.forward_sides(tile);
     let blocks = Blocks::new(y.columns.div_ceil(tile_columns), y.rows.div_ceil(tile_rows).max(1), 1);
     (format.kernels.tile(tile), blocks)
 }
@@ -168,7 +168,8 @@ pub fn linear_forward_two<T: StoredElement>(
     mut of: [Forward<'_, T, Matrix<'_, T>>; 2],
 ) -> Result<()> {
     let tile = format.format.forward_tile(of.each_ref().map(|of| (of.y.rows, of.y.columns)));
-    let [first_blocks, second_blocks] = of.each_ref().map(|of| tile.count(of.y.rows, of.y.columns));
+    let sides = format.format.forward_sides(tile);
+    let [first_blocks, second_blocks] = of.each_ref().map(|of| covering(sides, of.y.rows, of.y.columns));
     if first_blocks + second_blocks == 0 {
         return Ok(());
     }

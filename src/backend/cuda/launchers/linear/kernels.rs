@@ -98,7 +98,7 @@ impl FormatKernels<bf16> {
     const BF16: Self = FormatKernels {
         tiles: &[
             (Tile::Small, tile_kernels!("bf16_64", 128, 128)),
-            (Tile::Large, tile_kernels!("bf16_128", 128, 256)),
+            (Tile::Large, tile_kernels!("bf16_128", 256, 256)),
         ],
     };
     /// A warpgroup multiplies 64 rows, and one copies.

@@ -33,6 +33,10 @@ pub(crate) const ENOUGH_BLOCKS: usize = 264;
 /// Number of larger tiles from which a product takes them: most multiprocessors of a large GPU get one. The smaller tile
 /// reads each operand twice as often, but fills a GPU with less work.
 const LARGE_FORWARD: usize = 100;
+/// The same for the tiles of [`WIDE_SIDES`], which take half as long again.
+const WIDE_FORWARD: usize = 66;
+/// Rows and columns of the larger tile of bf16's forward, as in `kernels/linear.cuh`. The other products have 128 x 128.
+const WIDE_SIDES: [usize; 2] = [128, 192];
 /// The same for the gradient of the input, as in `kernels/linear.cuh`. The parts of the weight's gradient, in the same
 /// launch, fill the rest of the GPU.
 const LARGE_BACKWARD: usize = 20;
@@ -88,8 +92,7 @@ impl Tile {
 
     /// Number of tiles that cover a matrix.
     fn count(self, rows: usize, columns: usize) -> usize {
-        let [tile_rows, tile_columns] = self.sides();
-        rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
+        covering(self.sides(), rows, columns)
     }
 
     /// The tile of a warpgroup for matrices with these rows and columns: the smallest one if few of them cover all; else, of
@@ -105,9 +108,9 @@ impl Tile {
     }
 }
 
-/// Whether a product with this result takes the larger tile.
-fn is_large(rows: usize, columns: usize) -> bool {
-    Tile::Large.count(rows, columns) >= LARGE_FORWARD
+/// Number of tiles with these sides that cover a matrix.
+fn covering([tile_rows, tile_columns]: [usize; 2], rows: usize, columns: usize) -> usize {
+    rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
 }
 
 impl Format {
@@ -122,8 +125,21 @@ impl Format {
             Format::Bf16Warpgroup => {
                 Tile::of_warpgroup(of, |tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
             }
-            _ => self.tile(of.iter().any(|&(rows, columns)| is_large(rows, columns))),
+            _ => {
+                let (sides, enough) = (self.forward_sides(Tile::Large), self.large_forward());
+                self.tile(of.iter().any(|&(rows, columns)| covering(sides, rows, columns) >= enough))
+            }
         }
+    }
+
+    /// Numbers of rows and of columns of a forward product's tile.
+    fn forward_sides(self, tile: Tile) -> [usize; 2] {
+        if self == Format::Bf16 && tile == Tile::Large { WIDE_SIDES } else { tile.sides() }
+    }
+
+    /// Number of larger tiles from which a forward product takes them.
+    fn large_forward(self) -> usize {
+        if self == Format::Bf16 { WIDE_FORWARD } else { LARGE_FORWARD }
     }
 
     /// Family of the instructions on tensor cores; `Auto` for a format without these.
