@@ -160,12 +160,12 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
     }
 }
 
-// Adds the rows of the list's entries, in order, to the sum of each role. Entries are roles * edge + role.
+// Adds the rows of the entries first..end, in order, to the sum of each role. Entries are roles * edge + role.
 template <int roles, class T>
-__device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const BlockList<THREADS> &list,
-                                         const int (&kept)[THREADS]) {
+__device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const int *entries, int first,
+                                         int end) {
     auto load = [&](int entry) { return rows.load(entry / roles); };
-    for_each_entry(list, kept, load, [&](int entry, const PackedFour<T> &loaded) {
+    for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
         // The branch is uniform: all threads of the block read the same entry.
         if (entry % roles == 0) {
             add_four(sums[0], loaded.widen());
@@ -199,21 +199,18 @@ template <int roles, class T>
 __device__ __forceinline__ void sum_type(const EdgeHiddenSumTypes<T> &args, const TypeSumsArguments<T> &of,
                                          int number) {
     __shared__ int flag;
-    __shared__ int kept[THREADS];
     int hidden = args.hidden;
     ListChunk chunk = find_chunk(of.by_type, number);
-    BlockList<THREADS> list(of.by_type.entries, chunk.first, chunk.end);
     begin_kernel();
     if (chunk.count == 0) {
         return; // the whole block
     }
-    list.keep(kept);
     T *to = of.sums + size_t(chunk.row) * of.stride;
     size_t part_stride = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH, chunk_stride = roles * part_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[roles] = {};
         auto rows = four_columns(args.d_z, args.stride, c, hidden);
-        add_list<roles>(sums, rows, list, kept);
+        add_list<roles>(sums, rows, of.by_type.entries, chunk.first, chunk.end);
 #pragma unroll
         for (int role = 0; role < roles; role++) {
             if (chunk.count == 1) {
@@ -250,22 +247,19 @@ template <class T> struct EdgeHiddenSumEnds {
 
 template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const EdgeHiddenSumEnds<T> &args) {
     __shared__ float partial[THREADS / WARP_LANES];
-    __shared__ int kept[THREADS];
     int n = blockIdx.x, hidden = args.hidden;
     bool exists = n < load_early(args.by_row.row_count);
     int first = exists ? load_early(args.by_row.offsets + n) : 0, end = exists ? load_early(args.by_row.offsets + n + 1) : 0;
-    BlockList<THREADS> list(args.by_row.entries, first, end);
     begin_kernel();
     if (!exists) {
         return; // the whole block
     }
-    list.keep(kept);
     const LengthsArguments<T> &with = args.lengths;
     float dot = 0.0f;
     T *to = args.sums + size_t(n) * args.ends_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[2] = {};
-        add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), list, kept);
+        add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), args.by_row.entries, first, end);
         Four &as_subject = sums[0], &as_object = sums[1];
         if (with.lengths != nullptr) {
             const T *projected = with.projected + size_t(n) * args.ends_stride;

@@ -31,17 +31,15 @@ template <class T> struct EdgePoolForward {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgePoolForward<T> &args) {
-    __shared__ int kept[THREADS];
     int node = blockIdx.x, hidden = args.hidden;
     bool exists = node < load_early(args.incidence.row_count);
     const int *offsets = args.incidence.offsets + node;
     int first = exists ? load_early(offsets) : 0, end = exists ? load_early(offsets + 1) : 0;
-    BlockList<THREADS> list(args.incidence.entries, first, end);
     begin_kernel();
     if (!exists) {
         return; // the whole block
     }
-    list.keep(kept);
+    const int *entries = args.incidence.entries;
     int object_start = args.width - hidden;
     NormRows norm = args.norm.rows();
     NormRows of_object = norm.from(object_start);
@@ -51,7 +49,7 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
         auto rows = four_columns(args.z, args.z_stride, c, hidden);
         rows.whole = rows.whole && object_start % COLUMNS_EACH == 0; // of both messages
         auto load = [&](int entry) { return rows.load(entry / 2, entry % 2 * object_start); };
-        for_each_entry(list, kept, load, [&](int entry, const PackedFour<T> &loaded) {
+        for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
             Four value = loaded.widen();
             bool is_object = entry % 2 == 1;
 #pragma unroll

@@ -15,7 +15,7 @@
 
 constexpr int THREADS = 128; // forward
 constexpr int ROWS_AT_ONCE = 4;    // backward: number of rows that a warp loads before it uses the first
-constexpr int BACKWARD_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
+constexpr int BACKWARD_BLOCKS = 3; // least number per multiprocessor: registers for double precision without spills
 
 // relu(norm(z)) of four columns of the row.
 template <class T>

@@ -191,8 +191,8 @@ __device__ __forceinline__ Four load_written(const float *row, int column, int c
 constexpr int PARTS_AT_ONCE = 4;
 
 // Adds up the parts of a tile in order, four columns per thread and `rows_at_once` rows together. `Shape` has the sides of the
-// tile and the number of threads. Behind the last row or part it is loaded again, instead of a branch. `whole`: one access reads
-// or writes the four columns.
+// tile and the number of threads. Behind the last row it is loaded again, instead of a branch. `whole`: one access reads or
+// writes the four columns.
 template <class Shape, int rows_at_once>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place,
                                           bool whole) {
@@ -212,8 +212,9 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
                 const float *from = parts + size_t(min(row + r * stride, end - 1)) * place.columns;
 #pragma unroll
                 for (int k = 0; k < PARTS_AT_ONCE; k++) {
-                    const float *part = from + min(first + k, count - 1) * part_stride;
-                    loaded[r][k] = load_written(part, column, place.columns, whole);
+                    if (first + k < count) {
+                        loaded[r][k] = load_written(from + (first + k) * part_stride, column, place.columns, whole);
+                    }
                 }
             }
 #pragma unroll
@@ -420,8 +421,9 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
 // ---- names ------------------------------------------------------------------------------------------------------
 
 // Defines the kernel <name>_<suffix> from the function template `name`, which calls begin_kernel, and a core.
-#define LINEAR_KERNEL(name, Args, suffix, Core)                                                                        \
-    extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks)                                   \
+#define LINEAR_KERNEL(name, Args, suffix, Core) LINEAR_KERNEL_OF_BLOCKS(name, Args, suffix, Core, Core::blocks)
+#define LINEAR_KERNEL_OF_BLOCKS(name, Args, suffix, Core, least_blocks)                                                \
+    extern "C" __global__ void __launch_bounds__(Core::Shape::threads, least_blocks)                                   \
         name##_##suffix(const __grid_constant__ Args<Core::Value> args) {                                              \
         name<Core>(args);                                                                                              \
     }
@@ -445,7 +447,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
     LINEAR_KERNEL(linear_backward, LinearBackward, suffix, Core)                                                       \
     LINEAR_KERNEL(linear_backward_norm, LinearBackwardNorm, suffix, Core)                                              \
     LINEAR_KERNEL(linear_backward_unit, LinearBackwardUnit, suffix, Core)                                              \
-    LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, suffix, Core)
+    LINEAR_KERNEL_OF_BLOCKS(linear_backward_states, LinearBackwardStates, suffix, Core, Core::states_blocks)
 #define EMULATED_LINEAR_BACKWARD_KERNELS(suffix, Core)                                                                 \
     EMULATED_LINEAR_KERNEL(linear_backward, suffix, Core), EMULATED_LINEAR_KERNEL(linear_backward_norm, suffix, Core), \
         EMULATED_LINEAR_KERNEL(linear_backward_unit, suffix, Core),                                                    \

@@ -32,37 +32,16 @@ __device__ __forceinline__ void for_each_row(int first, int end, const Load &loa
     }
 }
 
-// Entries first..end, the list of a block of `threads` threads. The threads read the first entries before begin_kernel, one
-// each, and keep them in shared memory.
-template <int threads> struct BlockList {
-    const int *entries;
-    int first, end;
-    int own; // of this thread
-
-    __device__ __forceinline__ BlockList(const int *all, int list_first, int list_end)
-        : entries(all), first(list_first), end(list_end), own(0) {
-        int mine = first + int(threadIdx.x);
-        if (mine < end) {
-            own = load_early(entries + mine);
-        }
-    }
-    // After begin_kernel, by all threads of the block.
-    __device__ __forceinline__ void keep(int (&kept)[threads]) const {
-        kept[threadIdx.x] = own;
-        __syncthreads();
-    }
-};
-
-// Calls use(entry, load(entry)) for the entries first..end, in order, where entry = entry_of(i).
-template <class EntryOf, class Load, class Use>
-__device__ __forceinline__ void for_each_entry(int first, int end, const EntryOf &entry_of, const Load &load,
+// Calls use(entry, load(entry)) for the entries first..end of the lists, in order.
+template <class Load, class Use>
+__device__ __forceinline__ void for_each_entry(const int *entries, int first, int end, const Load &load,
                                                const Use &use) {
     for (int i = first; i < end; i += LISTED_AT_ONCE) {
         int entry[LISTED_AT_ONCE];
         decltype(load(0)) loaded[LISTED_AT_ONCE];
 #pragma unroll
         for (int k = 0; k < LISTED_AT_ONCE; k++) {
-            entry[k] = entry_of(min(i + k, end - 1));
+            entry[k] = entries[min(i + k, end - 1)];
         }
 #pragma unroll
         for (int k = 0; k < LISTED_AT_ONCE; k++) {
@@ -75,15 +54,6 @@ __device__ __forceinline__ void for_each_entry(int first, int end, const EntryOf
             }
         }
     }
-}
-
-// The same for the entries of a block's list.
-template <int threads, class Load, class Use>
-__device__ __forceinline__ void for_each_entry(const BlockList<threads> &list, const int (&kept)[threads],
-                                               const Load &load, const Use &use) {
-    int first = list.first, kept_end = min(list.end, first + threads);
-    for_each_entry(first, kept_end, [&](int i) { return kept[i - first]; }, load, use);
-    for_each_entry(kept_end, list.end, [&](int i) { return list.entries[i]; }, load, use);
 }
 
 // ---- long lists ---------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ struct FmaCore {
         static constexpr int rows = 64, columns = 64, threads = 256, lanes_each = 1;
     };
     static constexpr int blocks = 3; // on a multiprocessor: 80 registers hold a thread's values without spills
+    static constexpr int states_blocks = 2; // of linear_backward_states, which also keeps the work of two layers
     static constexpr int STEP = 16, PER_THREAD = 4;
     // Padded so that the stores of a column hit different banks; a multiple of 4 so that four values are loaded at
     // once.

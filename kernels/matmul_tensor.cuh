@@ -328,7 +328,7 @@ __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *st
 template <class Shape_, class Format, int blocks_> struct TensorCore {
     using Shape = Shape_;
     using Value = typename Format::Value; // of the operands in memory
-    static constexpr int blocks = blocks_;
+    static constexpr int blocks = blocks_, states_blocks = blocks_;
     // Row stride of a chunk in shared memory: pairs of values from lanes 4 g + t go to all banks.
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;

@@ -20,7 +20,7 @@
 constexpr int THREADS = 128; // per graph
 constexpr int WARPS = THREADS / WARP_LANES;
 constexpr int ROLES = 3; // graphs of a triple: anchor, positive, negative
-constexpr int LOSS_BLOCKS = 3; // least number of resident blocks per multiprocessor for the loss
+constexpr int LOSS_BLOCKS = 2; // least number of resident blocks per multiprocessor for the loss
 
 // Nodes of a graph: those that enter the mean end at `mean_end`, all nodes end at `end`.
 struct Nodes {
