@@ -95,7 +95,7 @@ template <class T> struct BackwardArguments {
     MatrixArguments<T> d_y, x;
     WeightArguments<T> weight;
     const int *row_count; // [1]: R
-    int input_blocks;     // number of tiles of d_x in the grid; the tiles of d_weight follow
+    int input_blocks;     // number of tiles of d_x in the grid; those of d_weight follow. Only wgmma's kernels read it
     int reserved;
 };
 
@@ -119,6 +119,6 @@ template <class T> struct LinearBackwardUnit {
 template <class T> struct LinearBackwardStates {
     LinearBackwardUnit<T> nodes;
     LinearBackwardNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
-    int node_blocks;             // number of blocks for nodes; the blocks for edges follow
+    int node_blocks;             // number of blocks for nodes; those for edges follow. Only wgmma's kernels read it
     int reserved;
 };

@@ -201,7 +201,7 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
                 problem(format!("{slots} instructions for {products} HGMMA"));
             }
         }
-        // Of a producer's thread between two waits: every 16th row of both operands.
+        // A thread of the producer copies every 16th row of both operands before it waits for them.
         let copies = copies_in_flight(code);
         if copies < rows / 16 + columns / 16 {
             problem(format!("{copies} copies before a wait"));
@@ -215,7 +215,7 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
 const MOST_SLOTS: usize = 48;
 
 /// Rows and columns of a warpgroup's tile, with which the kernel's name ends.
-fn warpgroup_tile(kernel: &str) -> Option<[usize; 2]> {
+pub fn warpgroup_tile(kernel: &str) -> Option<[usize; 2]> {
     let (rows, columns) = kernel.rsplit_once('_')?.1.split_once('x')?;
     Some([rows.parse().ok()?, columns.parse().ok()?])
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::machine_code::warpgroup_tile;
 use scenerank::bench::occupancy::{Limit, Multiprocessor, Occupancy};
 
 /// Blocks, warps and limit for these numbers of threads, of registers, and of bytes of shared memory.
@@ -66,8 +67,7 @@ fn every_kernel_fits_a_multiprocessor() {
         let of = [threads, registers, shared].map(number);
         // Threads per block, registers per thread, and shared memory per block on the GPU with the least of it, or on those
         // with products of warpgroups.
-        let of_warpgroups = kernel.contains("_64x") || kernel.contains("_128x");
-        let most_shared = if of_warpgroups { 227 << 10 } else { 99 << 10 };
+        let most_shared = if warpgroup_tile(kernel).is_some() { 227 << 10 } else { 99 << 10 };
         assert!((1..=1024).contains(&of[0]) && of[1] <= 255 && of[2] <= most_shared, "{line}");
         if Multiprocessor::of(architecture).is_none() {
             continue;
