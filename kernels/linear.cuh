@@ -263,6 +263,19 @@ struct BackwardTiles {
     }
 };
 
+// Work of this block in a launch for one layer.
+__device__ __forceinline__ BlockWork backward_work(const BackwardTiles &of) {
+    BlockGroup groups[] = {of.group(D_X, 0), of.group(D_WEIGHT, 0)};
+    return block_work(blockIdx.x, groups);
+}
+
+// Work of this block in a launch for two layers. Products of the second one follow those of the first.
+__device__ __forceinline__ BlockWork backward_work(const BackwardTiles &first, const BackwardTiles &second) {
+    BlockGroup groups[] = {first.group(D_X, 0), first.group(D_WEIGHT, 0), second.group(D_X, BACKWARD_PRODUCTS),
+                           second.group(D_WEIGHT, BACKWARD_PRODUCTS)};
+    return block_work(blockIdx.x, groups);
+}
+
 template <class Core>
 __device__ __forceinline__ BackwardTiles backward_tiles(const BackwardArguments<ValueOf<Core>> &of) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
@@ -312,8 +325,7 @@ template <class Core, Parts parts, class NormX, class Add, class Sums>
 __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, const NormX &norm_x, const Add &add,
                                          const Sums &sums) {
     BackwardTiles tiles = backward_tiles<Core>(of);
-    BlockGroup groups[] = {tiles.group(D_X, 0), tiles.group(D_WEIGHT, 0)};
-    BlockWork work = block_work(blockIdx.x, groups);
+    BlockWork work = backward_work(tiles);
     begin_kernel();
     if (work.product >= 0) { // otherwise the whole block returns
         backward<Core, parts>(of, tiles, work.product == D_X, work.index, norm_x, add, sums);
@@ -401,9 +413,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
     const LinearBackwardUnit<ValueOf<Core>> &nodes = args.nodes;
     const LinearBackwardNorm<ValueOf<Core>> &edges = args.edges;
     BackwardTiles of_nodes = backward_tiles<Core>(nodes.product), of_edges = backward_tiles<Core>(edges.product);
-    BlockGroup groups[] = {of_nodes.group(D_X, 0), of_nodes.group(D_WEIGHT, 0), of_edges.group(D_X, BACKWARD_PRODUCTS),
-                           of_edges.group(D_WEIGHT, BACKWARD_PRODUCTS)};
-    BlockWork work = block_work(blockIdx.x, groups);
+    BlockWork work = backward_work(of_nodes, of_edges);
     bool is_input = work.product % BACKWARD_PRODUCTS == D_X;
     begin_kernel();
     if (work.product < 0) {

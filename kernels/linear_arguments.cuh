@@ -95,8 +95,6 @@ template <class T> struct BackwardArguments {
     MatrixArguments<T> d_y, x;
     WeightArguments<T> weight;
     const int *row_count; // [1]: R
-    int input_blocks;     // number of tiles of d_x in the grid; those of d_weight follow. Only wgmma's kernels read it
-    int reserved;
 };
 
 template <class T> struct LinearBackward {
@@ -119,6 +117,4 @@ template <class T> struct LinearBackwardUnit {
 template <class T> struct LinearBackwardStates {
     LinearBackwardUnit<T> nodes;
     LinearBackwardNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
-    int node_blocks;             // number of blocks for nodes; those for edges follow. Only wgmma's kernels read it
-    int reserved;
 };

@@ -20,10 +20,11 @@ namespace of_warpgroups {
 
 template <class Size> using ForwardTile = WarpgroupTile<Size, INNER_LAST, INNER_LAST>;
 
-// Tile of y for a block in a grid of columns by rows.
+// Tile of y for a block in a grid of columns by rows. The kernel begins here.
 template <class Tile> __device__ __forceinline__ Place forward_place(const ForwardArguments<bf16> &of) {
-    return {*of.row_count, of.y.columns, int(blockIdx.y) * Tile::rows, int(blockIdx.x) * Tile::columns, 0,
-            of.x.columns};
+    int rows = load_early(of.row_count);
+    begin_kernel();
+    return {rows, of.y.columns, int(blockIdx.y) * Tile::rows, int(blockIdx.x) * Tile::columns, 0, of.x.columns};
 }
 
 template <class Tile, Parts parts, class Norm, class Lengths, class Add, class Sums>
@@ -88,9 +89,9 @@ __device__ __forceinline__ void linear_forward_gather_norm(const LinearForwardGa
 template <class Size>
 __device__ __forceinline__ void forward_of_two(const ForwardArguments<bf16> &of, int block) {
     using Tile = ForwardTile<Size>;
-    int across = (of.y.columns + Tile::columns - 1) / Tile::columns;
-    Place place = {*of.row_count, of.y.columns, block / across * Tile::rows, block % across * Tile::columns, 0,
-                   of.x.columns};
+    int across = (of.y.columns + Tile::columns - 1) / Tile::columns, rows = load_early(of.row_count);
+    begin_kernel();
+    Place place = {rows, of.y.columns, block / across * Tile::rows, block % across * Tile::columns, 0, of.x.columns};
     if (place.first_row < place.rows) { // otherwise the whole block returns
         forward<Tile, Parts::TWO>(of, place, NoNorm{}, NoLengths{}, Alone{}, NoSums{});
     }
@@ -119,20 +120,26 @@ __device__ __forceinline__ RowParts row_parts(int rows, int most_parts) {
     return {max((rows + each - 1) / each, 1), each};
 }
 
-// The transposed gradient of a weight, [I, O] = x^T d_y.
+template <class Size> __device__ __forceinline__ BackwardTiles backward_tiles(const BackwardArguments<bf16> &of) {
+    int rows = load_early(of.row_count), inputs = of.d_x.columns, outputs = of.d_y.columns;
+    int across = (inputs + Size::columns - 1) / Size::columns;
+    // Without rows, one block of each strip still has work: the sums.
+    int down = max((rows + Size::rows - 1) / Size::rows, 1);
+    int of_weight = (inputs + Size::rows - 1) / Size::rows * ((outputs + Size::columns - 1) / Size::columns);
+    return {rows, inputs, outputs, across, down * across, of_weight, row_parts(rows, of.d_weight.most_parts)};
+}
+
+// A block of the transposed gradient of a weight, [I, O] = x^T d_y.
 template <class Size, Parts parts, class NormX>
-__device__ __forceinline__ void weight_gradient(const BackwardArguments<bf16> &of, int block, const NormX &norm_x) {
+__device__ __forceinline__ void weight_gradient(const BackwardArguments<bf16> &of, const BackwardTiles &tiles, int block,
+                                                const NormX &norm_x) {
     using Tile = WarpgroupTile<Size, INNER_FIRST, INNER_FIRST>;
-    int rows = *of.row_count, inputs = of.d_x.columns, outputs = of.d_y.columns;
-    int across = (outputs + Tile::columns - 1) / Tile::columns, tiles = across * ((inputs + Tile::rows - 1) / Tile::rows);
-    int part = block / tiles, tile = block % tiles;
-    RowParts cut = row_parts(rows, of.d_weight.most_parts);
-    if (part >= cut.count) {
-        return; // the whole block
-    }
+    int inputs = tiles.inputs, outputs = tiles.outputs, across = (outputs + Tile::columns - 1) / Tile::columns;
+    int part = block / tiles.of_weight, tile = block % tiles.of_weight;
+    RowParts cut = tiles.parts;
     int first = part * cut.rows_each;
     Place place = {inputs, outputs, tile / across * Tile::rows, tile % across * Tile::columns, first,
-                   min(first + cut.rows_each, rows)};
+                   min(first + cut.rows_each, tiles.rows)};
     WarpgroupMemory<Tile> memory = warpgroup_memory<Tile>();
     multiply_tile<Tile>(operand(of.x, norm_x), operand(of.d_y, NoNorm{}), place, NoLengths{}, [] {});
     if (cut.count == 1) {
@@ -147,54 +154,66 @@ __device__ __forceinline__ void weight_gradient(const BackwardArguments<bf16> &o
     }
 }
 
-// Backward of one layer in a range of the launch's blocks; `block` is the index of this block in the range.
+// A block of one of a layer's gradients.
 template <class Size, Parts parts, class NormX, class Add, class Sums>
-__device__ __forceinline__ void backward(const BackwardArguments<bf16> &of, int block, const NormX &norm_x,
-                                         const Add &add, const Sums &sums) {
+__device__ __forceinline__ void backward(const BackwardArguments<bf16> &of, const BackwardTiles &tiles, bool is_input,
+                                         int block, const NormX &norm_x, const Add &add, const Sums &sums) {
     using Tile = WarpgroupTile<Size, INNER_LAST, INNER_FIRST>;
-    if (block >= of.input_blocks) {
-        weight_gradient<Size, parts>(of, block - of.input_blocks, norm_x);
+    if (!is_input) {
+        weight_gradient<Size, parts>(of, tiles, block, norm_x);
         return;
     }
-    int rows = *of.row_count, inputs = of.d_x.columns, across = (inputs + Tile::columns - 1) / Tile::columns;
-    Place place = {rows, inputs, block / across * Tile::rows, block % across * Tile::columns, 0, of.d_y.columns};
-    if (!has_rows(place.first_row, rows)) {
-        return; // the whole block
-    }
+    int across = tiles.across;
+    Place place = {tiles.rows, tiles.inputs, block / across * Tile::rows, block % across * Tile::columns, 0, tiles.outputs};
     WarpgroupMemory<Tile> memory = warpgroup_memory<Tile>();
-    if (rows > 0) {
+    if (tiles.rows > 0) {
         multiply_tile<Tile>(operand(of.d_y, NoNorm{}), weight_operand<parts>(of.weight), place, NoLengths{}, [] {});
         finish_tile(memory, output(of.d_x), place, add, sums);
     }
     finish_tile_sums(memory, place, sums);
 }
 
+// Backward of one layer in a launch of its own.
+template <class Size, Parts parts, class NormX, class Add, class Sums>
+__device__ __forceinline__ void backward(const BackwardArguments<bf16> &of, const NormX &norm_x, const Add &add,
+                                         const Sums &sums) {
+    BackwardTiles tiles = backward_tiles<Size>(of);
+    BlockWork work = backward_work(tiles);
+    begin_kernel();
+    if (work.product >= 0) { // otherwise the whole block returns
+        backward<Size, parts>(of, tiles, work.product == D_X, work.index, norm_x, add, sums);
+    }
+}
+
 template <class Size> __device__ __forceinline__ void linear_backward(const LinearBackward<bf16> &args) {
-    backward<Size, Parts::TWO>(args.product, blockIdx.x, NoNorm{}, Alone{}, NoSums{});
+    backward<Size, Parts::TWO>(args.product, NoNorm{}, Alone{}, NoSums{});
 }
 
 template <class Size> __device__ __forceinline__ void linear_backward_norm(const LinearBackwardNorm<bf16> &args) {
-    backward<Size, Parts::ONE>(args.product, blockIdx.x, args.norm.rows(), Alone{},
-                                  backward_sums(args.d_norm, args.norm, args.product.x));
-}
-
-template <class Size>
-__device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<bf16> &args, int block) {
-    backward<Size, Parts::TWO>(args.product, block, args.norm.rows(), LessAlong<bf16>{args.along},
-                                  backward_sums(args.d_norm, args.norm, args.product.x));
+    backward<Size, Parts::ONE>(args.product, args.norm.rows(), Alone{},
+                               backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
 template <class Size> __device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<bf16> &args) {
-    linear_backward_unit<Size>(args, blockIdx.x);
+    backward<Size, Parts::TWO>(args.product, args.norm.rows(), LessAlong<bf16>{args.along},
+                               backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
-template <class Size>
-__device__ __forceinline__ void linear_backward_states(const LinearBackwardStates<bf16> &args) {
-    if (int(blockIdx.x) < args.node_blocks) {
-        linear_backward_unit<Size>(args.nodes, blockIdx.x);
+template <class Size> __device__ __forceinline__ void linear_backward_states(const LinearBackwardStates<bf16> &args) {
+    const LinearBackwardUnit<bf16> &nodes = args.nodes;
+    const LinearBackwardNorm<bf16> &edges = args.edges;
+    BackwardTiles of_nodes = backward_tiles<Size>(nodes.product), of_edges = backward_tiles<Size>(edges.product);
+    BlockWork work = backward_work(of_nodes, of_edges);
+    bool is_input = work.product % BACKWARD_PRODUCTS == D_X;
+    begin_kernel();
+    if (work.product < 0) {
+        return; // the whole block
+    }
+    if (work.product < BACKWARD_PRODUCTS) {
+        backward<Size, Parts::TWO>(nodes.product, of_nodes, is_input, work.index, nodes.norm.rows(),
+                                   LessAlong<bf16>{nodes.along}, backward_sums(nodes.d_norm, nodes.norm, nodes.product.x));
     } else {
-        backward<Size, Parts::ONE>(args.edges.product, int(blockIdx.x) - args.node_blocks, args.edges.norm.rows(),
-                                      Alone{}, NoSums{});
+        backward<Size, Parts::ONE>(edges.product, of_edges, is_input, work.index, edges.norm.rows(), Alone{}, NoSums{});
     }
 }
 
@@ -202,11 +221,10 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
 
 // ---- names ------------------------------------------------------------------------------------------------------
 
-// Defines the kernel <name>_bf16_<rows>x<columns>.
+// Defines the kernel <name>_bf16_<rows>x<columns> from the function template `name`, which calls begin_kernel.
 #define WARPGROUP_KERNEL(name, Args, rows, columns)                                                                    \
     extern "C" __global__ void __launch_bounds__(warpgroup_threads(rows), warpgroup_blocks(rows))                      \
         name##_bf16_##rows##x##columns(const __grid_constant__ Args<bf16> args) {                                      \
-        begin_kernel();                                                                                                \
         of_warpgroups::name<TileSize<rows, columns>>(args);                                                            \
     }
 #define EMULATED_WARPGROUP_KERNEL(name, rows, columns)                                                                 \

@@ -23,7 +23,7 @@ fn recorded(step: &str) -> f64 {
     row.and_then(|row| row.split(',').next()?.parse().ok()).unwrap_or_else(|| panic!("{step}: no figure"))
 }
 
-fn compare(step: &str, config: ModelConfig, triples: usize) {
+fn compare(step: &str, config: ModelConfig, format: Format, triples: usize) {
     // The record holds times of sm_90a.
     if !interpreter::architectures().contains(&"90a") {
         println!("skipped: this build found no nvcc, or was for other architectures than 90a");
@@ -32,8 +32,7 @@ fn compare(step: &str, config: ModelConfig, triples: usize) {
     let kernels = interpreter::kernels(Some("90a")).expect("PTX, which is there");
     let of = Interpretation { kernels, compare: false, seed: None, races: false, timing: None };
     let timed = of.timed().expect("parameters");
-    let (launches, finite) =
-        modelled_step(&Sizes::new(config, triples), Format::Bf16, timed).expect("a step");
+    let (launches, finite) = modelled_step(&Sizes::new(config, triples), format, timed).expect("a step");
     assert!(finite, "{step}: loss");
     let Micros { optimistic, likely, pessimistic } = Micros::sum(&launches);
     let record = recorded(step);
@@ -50,11 +49,13 @@ fn compare(step: &str, config: ModelConfig, triples: usize) {
 
 #[test]
 fn the_likely_time_of_a_small_step_has_not_grown() {
-    compare("small bf16 2", SMALL, 2);
+    compare("small bf16 mma 2", SMALL, Format::Bf16, 2);
+    compare("small bf16 wgmma 2", SMALL, Format::Bf16Warpgroup, 2);
 }
 
 #[test]
 #[ignore = "takes some minutes"]
 fn the_likely_time_of_a_paper_size_step_has_not_grown() {
-    compare("paper bf16 16", ModelConfig::PAPER, 16);
+    compare("paper bf16 mma 16", ModelConfig::PAPER, Format::Bf16, 16);
+    compare("paper bf16 wgmma 16", ModelConfig::PAPER, Format::Bf16Warpgroup, 16);
 }

@@ -125,9 +125,6 @@ kernel_arguments! {
         weight: WeightArguments<T>,
         /// `[1]` number of rows R.
         row_count: Pointer<i32>,
-        /// Number of tiles of d_x in the grid; the tiles of d_weight follow. Only the kernels of wgmma read it.
-        input_blocks: i32,
-        reserved: i32,
     }
 
     pub(super) struct LinearBackward<T> {
@@ -154,8 +151,5 @@ kernel_arguments! {
         nodes: LinearBackwardUnit<T>,
         /// Backward of the edges. `d_norm` is unused: the sums of the edges' norm are not needed.
         edges: LinearBackwardNorm<T>,
-        /// Number of blocks for nodes; the blocks for edges follow. Only the kernels of wgmma read it.
-        node_blocks: i32,
-        reserved: i32,
     }
 }

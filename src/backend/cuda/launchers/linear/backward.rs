@@ -328,7 +328,7 @@ pub fn linear_backward_states<T: StoredElement>(
     let (product, edge_blocks) = products.arguments(format.format, tile, of_edges);
     let d_norm = NormGradientArguments::new(device, None, norm, rows.bound)?;
     let edges = LinearBackwardNorm { product, norm: norm.into(), d_norm };
-    let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
+    let arguments = LinearBackwardStates { nodes, edges };
     let kernel = &format.kernels.tile(tile).backward_states;
     // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
@@ -380,8 +380,7 @@ impl<T: StoredElement> Products<'_, T> {
         weights.check("linear_backward", weight.lines);
         weights.check("linear_backward", d_weight.lines);
         let parts = Parts::new(format, outputs, inputs);
-        let input_blocks = tile.count(rows.bound.max(1), inputs);
-        let blocks = input_blocks + parts.tiles(tile) * parts.up_to(rows.bound);
+        let blocks = tile.count(rows.bound.max(1), inputs) + parts.tiles(tile) * parts.up_to(rows.bound);
         let arguments = BackwardArguments {
             d_x: d_x.arguments(),
             d_weight: WeightGradientArguments {
@@ -398,8 +397,6 @@ impl<T: StoredElement> Products<'_, T> {
             x: x.arguments(),
             weight: weight.weight_arguments(),
             row_count: (*rows).into(),
-            input_blocks: int(input_blocks),
-            reserved: 0,
         };
         (arguments, blocks)
     }
