@@ -79,18 +79,25 @@ impl fmt::Display for Precision {
     }
 }
 
-/// How a device computes. A [`Precision`] alone leaves the family of products to the device.
+/// How a device computes. A [`Precision`] alone leaves the family of products to the device, for batches of the paper's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arithmetic {
     /// Number format.
     pub precision: Precision,
     /// Family of the products on tensor cores.
     pub kernels: Kernels,
+    /// Number of triples of a batch. A device that chooses the family times batches of about this size.
+    pub triples: usize,
 }
 
 impl Arithmetic {
     /// Single precision.
-    pub const FP32: Arithmetic = Arithmetic { precision: Precision::Fp32, kernels: Kernels::Auto };
+    pub const FP32: Arithmetic = Arithmetic::new(Precision::Fp32, Kernels::Auto);
+
+    /// This format and family, for batches of the paper's size.
+    pub const fn new(precision: Precision, kernels: Kernels) -> Self {
+        Arithmetic { precision, kernels, triples: family::PAPER_TRIPLES }
+    }
 
     /// Format of the CUDA kernels' products; by mma.sync unless wgmma is named, and a device may choose otherwise
     /// ([`family`]). `None` for formats that they do not have.
@@ -116,7 +123,7 @@ impl Arithmetic {
 
 impl From<Precision> for Arithmetic {
     fn from(precision: Precision) -> Self {
-        Arithmetic { precision, kernels: Kernels::Auto }
+        Arithmetic::new(precision, Kernels::Auto)
     }
 }
 
@@ -180,10 +187,10 @@ impl Device {
     /// Runs `task` on this device.
     pub fn run<T: BackendTask>(self, arithmetic: impl Into<Arithmetic>, task: T) -> Result<T::Output> {
         let arithmetic = arithmetic.into();
-        let Arithmetic { precision, kernels } = arithmetic;
+        let Arithmetic { precision, kernels, triples } = arithmetic;
         arithmetic.check()?;
         let run_kernels = |device: KernelDevice, format: Format, task: T| {
-            let format = family::format_of(&device, format, kernels)?;
+            let format = family::format_of(&device, format, kernels, triples)?;
             run_kernels(device, format, task)
         };
         let unavailable = |problem: String, remedy: &str| {
@@ -203,7 +210,7 @@ impl Device {
             (Device::Cuda(index), _, Some(format)) => run_kernels(launchers::gpu(index)?, format, task),
             (Device::Auto, _, Some(format)) => match launchers::gpu(0) {
                 Ok(gpu) => run_kernels(gpu, format, task),
-                Err(reason) if arithmetic == Arithmetic::FP32 => {
+                Err(reason) if precision == Precision::Fp32 && kernels == Kernels::Auto => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| {
                         let threads = rayon::current_num_threads();

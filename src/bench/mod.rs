@@ -145,7 +145,7 @@ pub fn run_with(
     };
     // A named family must do where the check of wgmma faults.
     if let (Some(kernels), Kernels::Auto, Precision::Bf16) = (&kernels, asked, options.precision) {
-        report.choice = family::choice(kernels)?;
+        report.choice = family::choice(kernels, options.arithmetic().triples)?;
     }
     if let (Some(kernels), Some(properties), Some(format)) = (&kernels, &properties, options.format()) {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
@@ -235,7 +235,8 @@ pub fn list(options: &BenchOptions) -> Vec<(&'static str, Vec<String>)> {
 impl BenchOptions {
     /// Number format and family of the computation.
     fn arithmetic(&self) -> Arithmetic {
-        Arithmetic { precision: self.precision, kernels: self.family }
+        let arithmetic = Arithmetic::new(self.precision, self.family);
+        Arithmetic { triples: self.batch_sizes.first().copied().unwrap_or(arithmetic.triples), ..arithmetic }
     }
 
     /// Format of the CUDA kernels' products, or `None` for formats that they do not have.

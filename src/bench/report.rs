@@ -62,7 +62,8 @@ pub struct Report {
     pub precision: Precision,
     /// Families of the products on tensor cores, each with its entries; empty for a device or a precision without these.
     pub families: Vec<Kernels>,
-    /// What `--kernels auto` chooses on this device, and why; `None` without a choice, or if a family was named.
+    /// What `--kernels auto` chooses on this device for the first batch size, and why; `None` without a choice, or if a family
+    /// was named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
     /// The network.

@@ -98,7 +98,7 @@ pub struct DeviceArguments {
 
 impl DeviceArguments {
     fn arithmetic(&self) -> Arithmetic {
-        Arithmetic { precision: self.precision, kernels: self.kernels }
+        Arithmetic::new(self.precision, self.kernels)
     }
 }
 

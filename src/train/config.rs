@@ -311,7 +311,7 @@ impl TrainConfig {
 
     /// Number format and family of the computation.
     pub fn arithmetic(&self) -> Arithmetic {
-        Arithmetic { precision: self.precision, kernels: self.kernels }
+        Arithmetic { triples: self.batch_size, ..Arithmetic::new(self.precision, self.kernels) }
     }
 
     /// Optimizer with its constants, for a training set of this number of images: a schedule ends with the last epoch.
@@ -359,5 +359,11 @@ mod tests {
         }
         // All options but the two files have a default.
         assert_eq!(told + 2, command.get_arguments().count());
+    }
+
+    #[test]
+    fn a_device_chooses_for_the_batch_size() {
+        let config = TrainConfig { batch_size: 64, ..TrainConfig::default() };
+        assert_eq!(config.arithmetic().triples, 64);
     }
 }

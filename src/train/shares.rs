@@ -127,7 +127,7 @@ mod tests {
             (Wgmma, Wgmma, [1, 0, 1], Wgmma),
             (Mma, Mma, [0, 1, 1], Mma),
         ] {
-            let arithmetic = Arithmetic { precision: Precision::Bf16, kernels: named };
+            let arithmetic = Arithmetic::new(Precision::Bf16, named);
             let agreed = agreed(arithmetic, chosen, &Ranks::new(Arc::new(Given(all))));
             assert_eq!(agreed.kernels, wanted, "{named} {chosen} {all:?}");
         }

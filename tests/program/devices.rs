@@ -560,7 +560,7 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
     }
     assert!(!kept.exists());
     // Nor does the bench check what is named.
-    let bench = |kernels| {
+    let bench = |kernels, batch_size| {
         let _ = std::fs::remove_file(&log);
         let mut command = scenerank();
         command.args([
@@ -570,7 +570,7 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
             "--size",
             "small",
             "--batch-size",
-            "2",
+            batch_size,
             "--precision",
             "bf16",
         ]);
@@ -578,8 +578,11 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
         command.env("XDG_CACHE_HOME", &cache).env("STUB_LOG", &log).output().unwrap();
         (Calls::read(&log).positions(of_warpgroups).len(), kept.exists())
     };
-    assert_eq!(bench("mma"), (0, false));
-    assert_eq!(bench("auto"), (40, true));
+    assert_eq!(bench("mma", "2"), (0, false));
+    assert_eq!(bench("auto", "2"), (40, true));
+    // Batches of another size ask for another check.
+    assert_eq!(bench("auto", "64"), (40, true));
+    assert_eq!(["2", "64"].map(|batch_size| bench("auto", batch_size)), [(0, true); 2]);
     // A named family is not checked.
     let (said, by_wgmma, family) = train(&["--precision", "bf16", "--kernels", "wgmma"], &[]).unwrap();
     assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");

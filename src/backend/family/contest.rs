@@ -24,10 +24,10 @@ const fn compared(columns: usize, room: usize) -> Shape {
     Shape { nodes: 150, edges: 200, inputs: columns, hidden: columns, room }
 }
 
-/// Nodes and edges of a timed layer: 16 triples, the paper's batch, of graphs of the paper's mean size.
-const NODES: usize = 16 * 3 * 22;
-const EDGES: usize = 16 * 3 * 36;
-/// Number of times of each family. The products of a layer take about 0.1 ms.
+/// Nodes and edges of a triple in a timed layer: three graphs of the paper's mean size.
+const NODES: usize = 3 * 22;
+const EDGES: usize = 3 * 36;
+/// Number of times of each family. The products of a layer take about 0.1 ms at 16 triples, and 1 ms at 256.
 const TIMES: usize = 15;
 
 /// Both families.
@@ -40,6 +40,8 @@ pub(super) struct Contest {
     pub difference: Difference,
     /// Median times of the products of a layer in seconds, by mma.sync and by wgmma; `None` if the results differ.
     pub seconds: Option<[f64; 2]>,
+    /// Number of triples of the timed layer's batch.
+    pub triples: usize,
 }
 
 impl Contest {
@@ -54,18 +56,17 @@ impl Contest {
             return Choice { kernels: Kernels::Mma, reason };
         };
         let [mma, wgmma] = [by_mma, by_wgmma].map(duration);
+        let times = format!(
+            "at {} triples a layer's products take {wgmma} by wgmma and {mma} by mma.sync",
+            self.triples
+        );
         if by_wgmma < by_mma {
             let share = 100.0 * self.difference.share();
-            let reason = format!(
-                "a layer's products take {wgmma} by wgmma and {mma} by mma.sync, and results differ by {share:.0} % of \
-                 what is allowed"
-            );
+            let reason = format!("{times}, and results differ by {share:.0} % of what is allowed");
             return Choice { kernels: Kernels::Wgmma, reason };
         }
         let slower = 100.0 * (by_wgmma / by_mma - 1.0);
-        let reason = format!(
-            "a layer's products take {wgmma} by wgmma and {mma} by mma.sync: wgmma is {slower:.1} % slower on this GPU"
-        );
+        let reason = format!("{times}: wgmma is {slower:.1} % slower on this GPU");
         Choice { kernels: Kernels::Mma, reason }
     }
 }
@@ -75,12 +76,14 @@ pub(super) struct Arrays<'d> {
     device: &'d Device,
     compared: Vec<Layer<'d>>,
     timed: Timed<'d>,
+    triples: usize,
 }
 
 impl<'d> Arrays<'d> {
-    pub(super) fn new(device: &'d Device) -> Result<Self> {
-        let timed = Timed::new(device, NODES, EDGES, ModelConfig::PAPER)?;
-        Ok(Arrays { device, compared: layers(device, &COMPARED)?, timed })
+    /// Arrays of the compared products, and of the products of a batch of so many triples, which are timed.
+    pub(super) fn new(device: &'d Device, triples: usize) -> Result<Self> {
+        let timed = Timed::new(device, NODES * triples, EDGES * triples, ModelConfig::PAPER)?;
+        Ok(Arrays { device, compared: layers(device, &COMPARED)?, timed, triples })
     }
 
     /// Compares both families, and times them if the results agree.
@@ -88,7 +91,7 @@ impl<'d> Arrays<'d> {
         let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
         let difference = compare(&mut self.compared, run)?;
         let seconds = if difference.is_allowed() { Some(times_of(self.device, self.timed)?) } else { None };
-        Ok(Contest { difference, seconds })
+        Ok(Contest { difference, seconds, triples: self.triples })
     }
 }
 
@@ -192,7 +195,8 @@ mod tests {
 
     fn contest(by: f64, seconds: Option<[f64; 2]>) -> Contest {
         let (product, output) = (Product::BackwardNorm, Output::DX);
-        Contest { difference: Difference { product, output, columns: 148, by, limit: 0.5 }, seconds }
+        let difference = Difference { product, output, columns: 148, by, limit: 0.5 };
+        Contest { difference, seconds, triples: 64 }
     }
 
     #[test]
@@ -200,14 +204,13 @@ mod tests {
         let choice = |by, seconds| contest(by, seconds).decide();
         let won = choice(0.125, Some([2e-4, 1e-4]));
         assert_eq!(won.kernels, Kernels::Wgmma);
-        let words = "kernels auto: wgmma, since a layer's products take 100 us by wgmma and 200 us by mma.sync, and results \
-                     differ by 25 % of what is allowed";
+        let words = "kernels auto: wgmma, since at 64 triples a layer's products take 100 us by wgmma and 200 us by mma.sync, \
+                     and results differ by 25 % of what is allowed";
         assert_eq!(won.words(), words);
         let lost = choice(0.5, Some([1e-4, 1.25e-4]));
         assert_eq!(lost.kernels, Kernels::Mma);
-        assert!(
-            lost.words().starts_with("kernels auto: mma.sync, since a layer's products take 125 us by wgmma")
-        );
+        let words = "kernels auto: mma.sync, since at 64 triples a layer's products take 125 us by wgmma";
+        assert!(lost.words().starts_with(words), "{}", lost.words());
         assert!(lost.reason.ends_with("wgmma is 25.0 % slower on this GPU"), "{}", lost.reason);
         // Equally fast, or times that are not numbers.
         assert_eq!(choice(0.0, Some([1e-4; 2])).kernels, Kernels::Mma);
@@ -287,7 +290,7 @@ mod tests {
         };
         let shape = Shape { nodes: 20, edges: 24, inputs: 20, hidden: 28, room: 0 };
         let difference = compare(&mut layers(&device, &[shape]).unwrap(), spoilt).unwrap();
-        let choice = Contest { difference, seconds: None }.decide();
+        let choice = Contest { difference, seconds: None, triples: 16 }.decide();
         assert_eq!(choice.kernels, Kernels::Mma);
         assert!(
             choice.reason.contains("y of linear_forward_gather_norm with 20 columns"),
@@ -325,8 +328,8 @@ mod tests {
     #[test]
     fn a_layers_products_are_timed() {
         let kernels = launched(|device| {
-            let mut timed = Timed::new(device, NODES, EDGES, ModelConfig::PAPER).unwrap();
-            timed.launch(StoredFormat::BF16_WARPGROUP).unwrap();
+            let mut arrays = Arrays::new(device, 16).unwrap();
+            arrays.timed.launch(StoredFormat::BF16_WARPGROUP).unwrap();
         });
         assert_eq!(kernels.len(), 9, "{kernels:?}");
         let is_of_warpgroups = |kernel: &&str| kernel.contains("_bf16_64x") || kernel.contains("_bf16_128x");

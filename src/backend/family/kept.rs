@@ -1,8 +1,9 @@
-//! The choice of a family, kept in the user's cache for the next process: one small file for each GPU.
+//! The choices of a family, kept in the user's cache for the next process: one small file for each GPU.
 //!
 //! A file that is damaged, of another GPU, driver or program, or cannot be read counts as absent; one that cannot be written is
 //! not kept. Neither is an error: a check takes a fraction of a second.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsString;
 use std::fs;
@@ -28,7 +29,7 @@ const MOST_BYTES: u64 = 1 << 16;
 pub(super) enum Kept {
     /// A check decided.
     Choice(Choice),
-    /// A check has begun, and the process that made it ended before it did.
+    /// A check has begun, of a batch of any size, and the process that made it ended before it did.
     Unfinished,
 }
 
@@ -38,13 +39,15 @@ struct Record {
     gpu: Identity,
     /// Process that checks.
     checking: Option<u32>,
-    choice: Option<Choice>,
+    /// The choices by the number of triples of the timed batch.
+    choices: BTreeMap<usize, Choice>,
 }
 
-/// The file of a GPU.
+/// The file of a GPU, for the choice at one number of triples.
 pub(super) struct Keeper<'a> {
     path: Option<PathBuf>,
     identity: &'a Identity,
+    triples: usize,
 }
 
 /// Folder of the program in the user's cache; `None` if there is none, or if it must not be used.
@@ -64,24 +67,27 @@ fn folder_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 impl<'a> Keeper<'a> {
     /// File of this GPU in `folder`.
-    pub(super) fn new(folder: Option<&Path>, identity: &'a Identity) -> Self {
+    pub(super) fn new(folder: Option<&Path>, identity: &'a Identity, triples: usize) -> Self {
         // The id is from the driver.
         let id: String = identity.id.chars().filter(char::is_ascii_alphanumeric).collect();
-        Keeper { path: folder.map(|folder| folder.join(format!("kernels-{id}.json"))), identity }
+        Keeper { path: folder.map(|folder| folder.join(format!("kernels-{id}.json"))), identity, triples }
     }
 
-    /// What is kept of this GPU, this driver and this program.
-    pub(super) fn kept(&self) -> Option<Kept> {
+    /// What the file says of this GPU, this driver and this program.
+    fn record(&self) -> Option<Record> {
         let path = self.path.as_ref()?;
         let size = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
         let text = if size <= MOST_BYTES { fs::read(path).ok()? } else { return None };
-        let Record { gpu, checking, choice } = serde_json::from_slice(&text).ok()?;
-        if gpu != *self.identity {
-            return None;
-        }
-        match (choice, checking) {
-            // `auto` is no choice.
-            (Some(Choice { kernels: Kernels::Auto, .. }), _) => None,
+        let record: Record = serde_json::from_slice(&text).ok()?;
+        // `auto` is no choice.
+        let is_choice = record.choices.values().all(|choice| choice.kernels != Kernels::Auto);
+        (record.gpu == *self.identity && is_choice).then_some(record)
+    }
+
+    /// What is kept for this number of triples.
+    pub(super) fn kept(&self) -> Option<Kept> {
+        let Record { checking, mut choices, .. } = self.record()?;
+        match (choices.remove(&self.triples), checking) {
             (Some(choice), _) => Some(Kept::Choice(choice)),
             // Another process is checking now.
             (None, Some(process)) if process != process::id() && is_running(process) => None,
@@ -93,11 +99,15 @@ impl<'a> Keeper<'a> {
     /// Keeps this for later processes, where that is possible.
     pub(super) fn keep(&self, kept: &Kept) {
         let Some(path) = &self.path else { return };
-        let (checking, choice) = match kept {
-            Kept::Choice(choice) => (None, Some(choice.clone())),
-            Kept::Unfinished => (Some(process::id()), None),
+        let mut choices = self.record().map_or_else(BTreeMap::new, |record| record.choices);
+        let checking = match kept {
+            Kept::Choice(choice) => {
+                choices.insert(self.triples, choice.clone());
+                None
+            }
+            Kept::Unfinished => Some(process::id()),
         };
-        let record = Record { gpu: self.identity.clone(), checking, choice };
+        let record = Record { gpu: self.identity.clone(), checking, choices };
         let text = serde_json::to_string_pretty(&record).expect("plain fields");
         let folder = path.parent().expect("a file in a folder");
         let written = fs::create_dir_all(folder)

@@ -7,9 +7,9 @@
 //! the choice for this GPU, driver and program is kept: take it                          (kept.rs)
 //! otherwise, on small random arrays, for every kind of product and every tile:
 //!     wgmma's results within the format's error of mma.sync's, or take mma.sync         (products.rs, layer.rs)
-//! the products of one layer, captured, by both families in turn:
+//! the products of one layer of a batch of about the run's size, captured, by both families in turn:
 //!     wgmma's median time is the smaller one, or take mma.sync                          (contest.rs)
-//! keep the choice
+//! keep the choice for batches of this size
 //! ```
 
 mod contest;
@@ -17,7 +17,6 @@ mod kept;
 mod layer;
 mod products;
 
-use std::path::Path;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +29,19 @@ use crate::error::{Error, Result};
 use crate::terminal::visible;
 use contest::{Arrays, Contest};
 use kept::{Keeper, Kept};
+
+/// Number of triples of a batch in the paper.
+pub const PAPER_TRIPLES: usize = 16;
+
+/// Numbers of triples of the batches that are timed. Beyond the last one a launch has so many blocks that their number no longer
+/// matters.
+const TIMED_TRIPLES: [usize; 3] = [PAPER_TRIPLES, 64, 256];
+
+/// The timed number of triples that is nearest to a batch's, as a ratio.
+fn timed_triples(triples: usize) -> usize {
+    let is_below = |timed: &usize| *timed <= triples.saturating_mul(2);
+    TIMED_TRIPLES.into_iter().rfind(is_below).unwrap_or(PAPER_TRIPLES)
+}
 
 /// A choice between the families, and why it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,15 +64,16 @@ impl Choice {
     }
 }
 
-/// Format of the products of `device` for a format by mma.sync, or by the named family. Fails if the device lacks that.
-pub(crate) fn format_of(device: &Device, format: Format, kernels: Kernels) -> Result<Format> {
+/// Format of the products of `device` for a format by mma.sync, or by the named family. Fails if the device lacks that. With
+/// `auto`, the device chooses for batches of about so many triples.
+pub(crate) fn format_of(device: &Device, format: Format, kernels: Kernels, triples: usize) -> Result<Format> {
     match format {
         Format::Bf16Warpgroup if !StoredFormat::BF16_WARPGROUP.runs_on(device) => Err(Error::argument(
             "--kernels",
             format!("{} has no machine code of the products by wgmma", device.properties()?.name),
             "use --kernels mma, or a GPU of compute capability 9.0 and a build for 90a",
         )),
-        Format::Bf16 if kernels == Kernels::Auto => match choice(device)? {
+        Format::Bf16 if kernels == Kernels::Auto => match choice(device, triples)? {
             Some(Choice { kernels: Kernels::Wgmma, .. }) => Ok(Format::Bf16Warpgroup),
             _ => Ok(Format::Bf16),
         },
@@ -68,36 +81,37 @@ pub(crate) fn format_of(device: &Device, format: Format, kernels: Kernels) -> Re
     }
 }
 
-/// What `auto` chooses for bf16 on this device; `None` on a device without a choice. Every call for a GPU returns the same
-/// choice. The first one that is mma.sync is logged.
-pub fn choice(device: &Device) -> Result<Option<Choice>> {
-    static MADE: Mutex<Vec<(Identity, Choice)>> = Mutex::new(Vec::new());
+/// What `auto` chooses for bf16 on this device and batches of about so many triples; `None` on a device without a choice. Every
+/// call for a GPU and a size returns the same choice. The first one that is mma.sync is logged.
+pub fn choice(device: &Device, triples: usize) -> Result<Option<Choice>> {
+    static MADE: Mutex<Vec<(Identity, usize, Choice)>> = Mutex::new(Vec::new());
     let Some(identity) = device.warpgroup_identity()? else { return Ok(None) };
+    let triples = timed_triples(triples);
     // One check at a time: another would disturb the times.
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some((_, choice)) = made.iter().find(|(of, _)| *of == identity) {
+    if let Some((.., choice)) = made.iter().find(|(of, size, _)| (of, *size) == (&identity, triples)) {
         return Ok(Some(choice.clone()));
     }
     let choice = match StoredFormat::BF16_WARPGROUP.runs_on(device) {
-        true => choose(&identity, kept::folder().as_deref(), || Arrays::new(device), Arrays::hold)?,
+        true => {
+            let keeper = Keeper::new(kept::folder().as_deref(), &identity, triples);
+            choose(&keeper, || Arrays::new(device, triples), Arrays::hold)?
+        }
         false => Choice::mma("this build has no machine code for 90a"),
     };
     if choice.kernels == Kernels::Mma {
         tracing::warn!("{}", choice.words());
     }
-    made.push((identity, choice.clone()));
+    made.push((identity, triples, choice.clone()));
     Ok(Some(choice))
 }
 
-/// The choice that is kept in `folder`, or the one that a contest decides, which is kept there. `prepare` makes the contest's
-/// arrays.
+/// The choice that is kept, or the one that a contest decides, which is then kept. `prepare` makes the contest's arrays.
 fn choose<A>(
-    identity: &Identity,
-    folder: Option<&Path>,
+    keeper: &Keeper<'_>,
     prepare: impl FnOnce() -> Result<A>,
     hold: impl FnOnce(A) -> Result<Contest>,
 ) -> Result<Choice> {
-    let keeper = Keeper::new(folder, identity);
     match keeper.kept() {
         Some(Kept::Choice(choice)) => return Ok(choice),
         Some(Kept::Unfinished) => {
@@ -125,6 +139,7 @@ fn choose<A>(
 mod tests {
     use std::cell::Cell;
     use std::fs;
+    use std::path::Path;
 
     use super::products::{Difference, Output, Product};
     use super::*;
@@ -139,17 +154,23 @@ mod tests {
     fn contest(wins: bool) -> Contest {
         let (product, output) = (Product::Forward, Output::Y);
         let difference = Difference { product, output, columns: 148, by: 0.0, limit: 1.0 };
-        Contest { difference, seconds: Some(if wins { [2e-4, 1e-4] } else { [1e-4, 2e-4] }) }
+        let seconds = Some(if wins { [2e-4, 1e-4] } else { [1e-4, 2e-4] });
+        Contest { difference, seconds, triples: 16 }
     }
 
-    /// The choice of a process with a cache in `folder`, and whether it held a contest, which wgmma wins or loses.
+    /// The choice of a process with a cache in `folder` at 16 triples, and whether it held a contest, which wgmma wins or loses.
     fn chosen(folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
+        chosen_at(16, folder, identity, wins)
+    }
+
+    fn chosen_at(triples: usize, folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
         let held = Cell::new(false);
         let hold = |()| {
             held.set(true);
             Ok(contest(wins))
         };
-        (choose(identity, folder, || Ok(()), hold).unwrap().kernels, held.get())
+        let keeper = Keeper::new(folder, identity, triples);
+        (choose(&keeper, || Ok(()), hold).unwrap().kernels, held.get())
     }
 
     fn file(folder: &Path) -> std::path::PathBuf {
@@ -178,6 +199,21 @@ mod tests {
         assert_eq!(chosen(Some(folder), &other, false), (Kernels::Mma, true));
         assert_eq!(chosen(Some(folder), &identity(), false), (Kernels::Wgmma, false));
         assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn each_size_of_a_batch_has_its_choice() {
+        let place = TempDir::new().unwrap();
+        let folder = Some(place.path());
+        for (triples, wins) in [(16, false), (64, true), (256, true)] {
+            let kernels = if wins { Kernels::Wgmma } else { Kernels::Mma };
+            assert_eq!(chosen_at(triples, folder, &identity(), wins), (kernels, true), "{triples}");
+            assert_eq!(chosen_at(triples, folder, &identity(), !wins), (kernels, false), "{triples}");
+        }
+        assert_eq!(chosen_at(16, folder, &identity(), true), (Kernels::Mma, false));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+        let timed = [0, 1, 16, 31, 32, 100, 127, 128, 1_024, usize::MAX].map(timed_triples);
+        assert_eq!(timed, [16, 16, 16, 16, 64, 64, 64, 256, 256, 256]);
     }
 
     #[test]
@@ -223,31 +259,36 @@ mod tests {
         let failing = |problem| Err(Error::argument("a call", problem, "look at it"));
         // Without memory there was no check.
         let prepare = || failing("out of memory");
-        let error = choose(&identity(), Some(folder.path()), prepare, |()| panic!("a check")).unwrap_err();
+        let identity = identity();
+        let [keeper, of_others] =
+            [16, 64].map(|triples| Keeper::new(Some(folder.path()), &identity, triples));
+        let error = choose(&keeper, prepare, |()| panic!("a check")).unwrap_err();
         assert!(error.to_string().contains("out of memory"), "{error}");
         assert!(!file(folder.path()).exists());
         let hold = |()| failing("an illegal address").map(|()| contest(true));
-        let error = choose(&identity(), Some(folder.path()), || Ok(()), hold).unwrap_err().to_string();
+        let error = choose(&keeper, || Ok(()), hold).unwrap_err().to_string();
         assert!(error.contains("--kernels") && error.contains("an illegal address"), "{error}");
         assert!(error.contains("use --kernels mma"), "{error}");
         let second = |()| panic!("a second check");
-        let next = choose(&identity(), Some(folder.path()), || Ok(()), second).unwrap();
-        assert_eq!(next.kernels, Kernels::Mma);
         let remedy = format!("remove {} to check again", file(folder.path()).display());
-        assert!(next.reason.contains("did not end") && next.reason.contains(&remedy), "{}", next.reason);
+        for keeper in [&keeper, &of_others] {
+            let next = choose(keeper, || Ok(()), second).unwrap();
+            assert_eq!(next.kernels, Kernels::Mma);
+            assert!(next.reason.contains("did not end") && next.reason.contains(&remedy), "{}", next.reason);
+        }
         // While another process checks, this one does too.
         let text = fs::read_to_string(file(folder.path())).unwrap();
         let other = text.replace(&std::process::id().to_string(), "1");
         fs::write(file(folder.path()), other).unwrap();
         let is_linux = Path::new("/proc/1").exists();
-        assert_eq!(chosen(Some(folder.path()), &identity(), true).1, is_linux);
+        assert_eq!(chosen(Some(folder.path()), &identity, true).1, is_linux);
     }
 
     #[test]
     fn devices_without_a_choice_have_none() {
         let Ok(device) = crate::backend::cuda::launchers::emulated(None) else { return };
-        assert_eq!(choice(&device).unwrap(), None);
-        let format = |format, kernels| format_of(&device, format, kernels).unwrap();
+        assert_eq!(choice(&device, 16).unwrap(), None);
+        let format = |format, kernels| format_of(&device, format, kernels, 16).unwrap();
         assert_eq!(format(Format::Bf16, Kernels::Auto), Format::Bf16);
         assert_eq!(format(Format::Bf16Warpgroup, Kernels::Wgmma), Format::Bf16Warpgroup);
     }
