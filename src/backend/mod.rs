@@ -120,7 +120,8 @@ pub trait Batches: Memory {
     }
 
     /// Begins an epoch of the training set: draws the triple of each anchor in `order`, as `sampler` does.
-    /// Batches begin at anchor `position`. Returns which anchors have a triple.
+    /// Batches begin at anchor `position`. Returns which anchors have a triple. Steps are captured again if a batch is
+    /// larger than those of earlier epochs.
     fn begin_epoch(
         &mut self,
         _sampler: &TripleSampler<'_>,
@@ -161,7 +162,8 @@ pub trait Batches: Memory {
         false
     }
 
-    /// Runs the stages recorded for the position of `batch`. Returns false if there are none.
+    /// Runs the stages recorded for the position of `batch`. Returns false if there are none, or none for a batch as large as
+    /// those of this epoch.
     ///
     /// # Safety
     /// The buffers passed to the recorded stages must still exist.

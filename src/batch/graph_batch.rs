@@ -83,6 +83,15 @@ impl BatchSize {
         BatchSize { graphs, nodes: nodes * graphs, edges: edges * graphs }
     }
 
+    /// The larger number of each kind.
+    pub fn max_of_each(self, other: Self) -> Self {
+        BatchSize {
+            graphs: self.graphs.max(other.graphs),
+            nodes: self.nodes.max(other.nodes),
+            edges: self.edges.max(other.edges),
+        }
+    }
+
     /// Whether a batch of this size fits into buffers of size `capacity`.
     pub fn fits(&self, capacity: BatchSize) -> bool {
         self.graphs <= capacity.graphs && self.nodes <= capacity.nodes && self.edges <= capacity.edges

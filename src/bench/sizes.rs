@@ -25,11 +25,10 @@ pub const SMALL: ModelConfig = ModelConfig {
 const OBJECTS: usize = 21;
 /// Mean number of relationships per graph, without `in image` edges.
 const RELATIONSHIPS: usize = 15;
+const MEANS: [usize; 2] = [OBJECTS, RELATIONSHIPS];
 
-/// Nodes of the largest graph: the paper's filter admits 40 objects, and there is the image node.
-const MOST_NODES: usize = 41;
-/// Edges of the largest graph: 2.6 times the mean, as in the scene graphs that were recovered from captions.
-const MOST_EDGES: usize = 94;
+/// Anchors of an epoch: about as many as the paper's training images.
+const ANCHORS: usize = 32_000;
 
 /// Seed of a bench's values.
 const SEED: u64 = 1;
@@ -59,11 +58,22 @@ impl Sizes {
         Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch), seed: SEED, capacity }
     }
 
-    /// The same sizes with the grids of training, which cover batches of the largest graphs ([`BatchSize::bound`]).
+    /// The same sizes with the grids of training, which cover the largest batch of an epoch of such graphs.
     pub fn with_training_grids(self) -> Self {
+        let mut rng = StdRng::seed_from_u64(11);
         let graphs = self.graphs();
-        let (nodes, edges) = (graphs * MOST_NODES, graphs * MOST_EDGES);
-        Sizes { capacity: BatchSize { graphs, nodes, edges }, ..self }
+        let batches = (3 * ANCHORS).div_ceil(graphs.max(1));
+        let capacity = (0..batches).fold(self.capacity, |largest, _| {
+            let mut of_batch = BatchSize { graphs, ..BatchSize::default() };
+            for _ in 0..graphs {
+                let [objects, relationships] =
+                    MEANS.map(|mean| (mean as i32 + draw_difference(&mut rng, mean)) as usize);
+                of_batch.nodes += objects + 1;
+                of_batch.edges += objects + relationships;
+            }
+            largest.max_of_each(of_batch)
+        });
+        Sizes { capacity, ..self }
     }
 
     /// Share of a grid's rows that the batch has; the other blocks end at once.
@@ -124,8 +134,7 @@ impl Sizes {
 /// rank, so that a few types are frequent.
 fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<SceneGraphBuf> {
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
-    let half: Vec<[i32; 2]> =
-        (0..count / 2).map(|_| [OBJECTS, RELATIONSHIPS].map(|mean| draw_difference(rng, mean))).collect();
+    let half: Vec<[i32; 2]> = (0..count / 2).map(|_| MEANS.map(|mean| draw_difference(rng, mean))).collect();
     let others = half.iter().map(|more| more.map(|more| -more));
     let differences = half.iter().copied().chain(others).chain(std::iter::repeat([0, 0]));
     differences
@@ -175,15 +184,26 @@ mod tests {
     }
 
     #[test]
-    fn grids_of_training_cover_batches_of_the_largest_graphs() {
-        let exact = Sizes::new(ModelConfig::PAPER, 16);
-        let types = exact.batch.object_occurrences.types.len();
+    fn grids_of_training_cover_the_largest_batch_of_an_epoch() {
         let kinds = [Grows::Nothing, Grows::Nodes, Grows::Edges, Grows::ObjectTypes];
-        // All nodes of a batch of the largest graphs may have different types.
-        let all_types = (48 * 41).min(ModelConfig::PAPER.object_types);
-        assert_eq!(kinds.map(|grows| exact.spare_rows(grows))[..3], [0; 3]);
-        let in_training = exact.with_training_grids();
-        let spare = [0, 48 * (41 - 22), 48 * (94 - 36), all_types - types];
-        assert_eq!(kinds.map(|grows| in_training.spare_rows(grows)), spare);
+        let spare = |sizes: &Sizes| kinds.map(|grows| sizes.spare_rows(grows));
+        let exact = Sizes::new(ModelConfig::PAPER, 16);
+        assert_eq!(spare(&exact)[..3], [0; 3]);
+        // Of 2,000 batches of 48 graphs, the largest exceeds the mean by more than three standard deviations.
+        let in_training = spare(&exact.clone().with_training_grids());
+        let off = |mean: usize, deviation: f64| 3.0 * deviation * 48f64.sqrt() / mean as f64;
+        for (rows, spare, deviation) in
+            [(exact.nodes(), in_training[1], 8.9), (exact.edges(), in_training[2], 11.2)]
+        {
+            let share = spare as f64 / rows as f64;
+            let least = off(rows, deviation);
+            assert!(share > least && share < 1.6 * least, "{spare} rows beyond {rows}, at least {least}");
+        }
+        // All nodes may have different types.
+        let types = exact.batch.object_occurrences.types.len();
+        assert_eq!((in_training[0], in_training[3]), (0, exact.nodes() + in_training[1] - types));
+        // Larger batches differ less.
+        let many = Sizes::new(ModelConfig::PAPER, 256);
+        assert!(spare(&many.clone().with_training_grids())[2] * 16 < many.edges());
     }
 }

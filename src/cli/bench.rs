@@ -58,7 +58,7 @@ pub struct BenchArguments {
     /// emulated and reference, otherwise 200]. The device ptx runs each kernel once.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
-    /// Give each launch a grid for exactly the rows of its batch. Training has grids for a batch of the largest graphs, whose
+    /// Give each launch a grid for exactly the rows of its batch. Training has grids for the largest batch of an epoch, whose
     /// surplus blocks end at once; the bench has them too without this option.
     #[arg(long)]
     exact_grids: bool,

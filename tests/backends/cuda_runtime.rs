@@ -156,8 +156,8 @@ fn training_reads_back_records_and_checkpoints_alone() {
     let saved = 3 * (tensors.len() + 2 * learnt) as u64;
     // Validation downloads the embeddings of the split once, and two lists of row sums.
     let validated = 2 * (1 + 2);
-    // Which anchors of an epoch have a triple.
-    let drawn = 2;
+    // The positives and the negatives of an epoch's triples.
+    let drawn = 2 * 2;
     // The losses of every tenth step, and of an epoch's last step unless it is one of these.
     let every = LOSS_STEPS as u64;
     let ends = (1..=2u64).filter(|epoch| !(epoch * steps_of_epoch).is_multiple_of(every)).count() as u64;

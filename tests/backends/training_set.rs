@@ -14,6 +14,7 @@ use scenerank::data::supervision::Supervision;
 use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::write_npy;
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::config::ModelConfig;
 use scenerank::network::tensors::NamedTensors;
 use scenerank::report::run_log::METRICS;
 use scenerank::train::checkpoint::{self, LAST};
@@ -103,6 +104,18 @@ fn first_model(dataset: &Dataset, config: &TrainConfig) -> (Model<Cuda<f32>>, Tr
     (model, state)
 }
 
+/// Batch of these triples: anchors, then positives, then negatives.
+fn batch_of(dataset: &Dataset, network: ModelConfig, triples: &[Triple]) -> GraphBatch {
+    let role = |image: fn(&Triple) -> u32| {
+        triples.iter().map(move |triple| image(triple) as usize).map(|image| dataset.graph(image))
+    };
+    let graphs = role(|t| t.anchor).chain(role(|t| t.positive)).chain(role(|t| t.negative));
+    let mut batch = GraphBatch::of_graphs(graphs, network.object_types, network.predicate_types);
+    batch.similarity_positive = triples.iter().map(|triple| triple.similarity_positive).collect();
+    batch.similarity_negative = triples.iter().map(|triple| triple.similarity_negative).collect();
+    batch
+}
+
 /// The same training with every batch drawn, assembled and loaded here; also returns the number of batches
 /// without a triple.
 fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
@@ -125,14 +138,7 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
                 empty += 1;
                 continue;
             }
-            let role = |image: fn(&Triple) -> u32| {
-                triples.iter().map(move |triple| image(triple) as usize).map(|image| dataset.graph(image))
-            };
-            let graphs = role(|t| t.anchor).chain(role(|t| t.positive)).chain(role(|t| t.negative));
-            let mut batch = GraphBatch::of_graphs(graphs, network.object_types, network.predicate_types);
-            batch.similarity_positive = triples.iter().map(|triple| triple.similarity_positive).collect();
-            batch.similarity_negative = triples.iter().map(|triple| triple.similarity_negative).collect();
-            model.load_batch(&batch).unwrap();
+            model.load_batch(&batch_of(&dataset, network, &triples)).unwrap();
             model.train_step(&config.loss(), &config.adam(images.len()), &mut state).unwrap();
             sum += f64::from(model.mean_loss(&state).unwrap()) * triples.len() as f64;
             count += triples.len();
@@ -244,4 +250,57 @@ fn batches_loaded_between_two_steps_change_nothing() {
     for loads in [&[1][..], &[3, 0, 2]] {
         assert!(run(loads) == want, "{loads:?} batches");
     }
+}
+
+/// Grids cover the largest batch of the epochs so far: the first epoch has the smallest graphs as anchors, the second
+/// the largest, and the third the smallest again.
+#[test]
+fn an_epoch_of_larger_batches_has_larger_grids() {
+    if backend().is_none() {
+        return;
+    }
+    const BATCH: usize = 8;
+    let work = Workplace::new();
+    let config = config(Sampling::Reject, BATCH, 3);
+    let dataset = Dataset::open(&work.data).unwrap();
+    let images = dataset.split(Split::Train);
+    let sampler =
+        TripleSampler::new(dataset.similarity(), images.clone(), config.sampling, config.seed).unwrap();
+    let mut by_size: Vec<u32> = images.clone().map(|image| image as u32).collect();
+    by_size.sort_by_key(|&image| dataset.graph(image as usize).edge_count());
+    let orders = [&by_size[..20], &by_size[by_size.len() - 20..], &by_size[..20]];
+    let train = |kept: bool| -> (Vec<(f32, usize)>, NamedTensors, Vec<BatchSize>) {
+        let (mut model, mut state) = first_model(&dataset, &config);
+        if kept {
+            let graphs = images.clone().map(|image| dataset.graph(image));
+            assert!(model.load_training_set(graphs, &sampler).unwrap());
+        }
+        let (mut losses, mut largest) = (Vec::new(), Vec::new());
+        for (epoch, order) in orders.into_iter().enumerate() {
+            let mut size = BatchSize::default();
+            if kept {
+                model.begin_epoch(&sampler, epoch as u32, order, 0).unwrap();
+            }
+            for anchors in order.chunks(BATCH) {
+                let triples: Vec<Triple> =
+                    anchors.iter().filter_map(|&anchor| sampler.draw(epoch as u32, anchor)).collect();
+                let batch = batch_of(&dataset, model.config(), &triples);
+                size = size.max_of_each(batch.size());
+                match kept {
+                    true => assert_eq!(model.next_batch().unwrap(), triples.len()),
+                    false => model.load_batch(&batch).unwrap(),
+                }
+                model.train_step(&config.loss(), &config.adam(images.len()), &mut state).unwrap();
+                losses.push((model.mean_loss(&state).unwrap(), triples.len()));
+            }
+            largest.push(size);
+        }
+        (losses, model.tensors().unwrap(), largest)
+    };
+    let (want, tensors, largest) = train(false);
+    assert!(largest[0].nodes < largest[1].nodes && largest[0].edges < largest[1].edges, "{largest:?}");
+    assert!(largest[2].edges < largest[1].edges, "{largest:?}");
+    let (got, got_tensors, _) = train(true);
+    assert_eq!(got, want);
+    assert!(got_tensors == tensors, "tensors");
 }

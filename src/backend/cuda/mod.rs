@@ -8,8 +8,10 @@
 //!
 //! A training step is captured once for each source of batches ([`device::graph`]) and then replayed. Values
 //! that differ between batches lie in device memory ([`device::rows`], [`step::batch`]). If the training set
-//! lies there too ([`step::training_set`]), the captured step begins by assembling its batch.
+//! lies there too ([`step::training_set`]), the captured step begins by assembling its batch. `batches.rs` loads, captures
+//! and replays.
 
+mod batches;
 pub mod device;
 pub mod launchers;
 pub mod step;
@@ -22,10 +24,8 @@ use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
 };
-use crate::backend::{Backend, Batches, Description, LOSS_STEPS, Memory, Search, Stages};
-use crate::batch::graph_batch::{BatchSize, GraphBatch};
-use crate::batch::triples::TripleSampler;
-use crate::data::scene_graph::SceneGraph;
+use crate::backend::{Backend, Description, LOSS_STEPS, Memory, Search, Stages};
+use crate::batch::graph_batch::BatchSize;
 use crate::data::similarity::Similarity;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
@@ -34,25 +34,23 @@ use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
 use crate::ranks::Ranks;
 
+pub use batches::Graphs;
 use device::buffer::Buffer;
-use device::graph::Graph;
 use device::{Device, nvtx};
 use launchers::adam::{self, Steps};
 use launchers::batch_norm::{self, NormGradient};
-use launchers::batch_places::check_capacity;
-use launchers::linear::{StoredFormat, WeightGradient, WeightParts};
+use launchers::linear::{StoredFormat, WeightParts};
 use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
 use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
 use step::activations::{Activations, Block, allocate_stored, norm};
-use step::batch::{self, Batch};
+use step::batch::Batch;
 use step::block::{
     After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm_backward,
 };
 use step::layer_input::{self, LayerPass, StateGradients};
 use step::rank_sums::RankSums;
-use step::training_set::TrainingSet;
 
 /// CUDA backend that stores activations in `T`. Its buffers are scratch memory of the stages, planned for the
 /// largest batch.
@@ -68,9 +66,6 @@ pub struct Cuda<T: StoredElement> {
     /// Weights in the form that products read, if that is not the parameters.
     weight_copy: Option<WeightCopy>,
 }
-
-/// Captured steps, one per source of batches.
-pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
     /// Creates the backend on this device, with the operands of products in this format. Fails if the device lacks them.
@@ -135,110 +130,6 @@ impl<T: StoredElement> Memory for Cuda<T> {
     ) -> Result<()> {
         let end = at + range.len();
         self.device.copy_on_device(from.slice(range), to.slice_mut(at..end))
-    }
-}
-
-impl<T: StoredElement> Batches for Cuda<T> {
-    type Batch = Batch;
-    type Graphs = Graphs;
-
-    fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
-        check_capacity(config, capacity)?;
-        let BatchSize { nodes, edges, .. } = capacity;
-        let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, .. } = self;
-        let layout = Layout::new(config);
-        for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
-            let block = layout.block(layer, kind);
-            let (rows, inputs) = match kind {
-                // Split by operand, the product has three parts: node states, edge states, node states.
-                BlockKind::EdgeHidden => (nodes.max(edges), config.state_width),
-                BlockKind::EdgeHeads => (edges, block.inputs),
-                BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
-            };
-            sums.of(kind).0.reserve(device, rows, block.outputs)?;
-            let of_block = WeightGradient { outputs: block.outputs, inputs, rows };
-            weight_parts.reserve(device, format.format, [of_block])?;
-        }
-        // Two thirds of the gradient of the first weight come from nodes; they share one launch with the
-        // rest.
-        let (hidden, inputs) = (config.hidden_width, config.state_width);
-        let ends = WeightGradient { outputs: 2 * hidden, inputs, rows: nodes };
-        weight_parts.reserve(
-            device,
-            format.format,
-            [ends, WeightGradient { outputs: hidden, inputs, rows: edges }],
-        )?;
-        layer_input.plan(device, config, capacity)?;
-        device.reserve(d_node_output, nodes * T::stride(config.state_width))?;
-        Batch::new(device, config, capacity)
-    }
-
-    fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
-        to.load(&self.device, from)
-    }
-
-    fn load_training_set(
-        &mut self,
-        graphs: &mut dyn Iterator<Item = SceneGraph<'_>>,
-        config: ModelConfig,
-        sampler: &TripleSampler<'_>,
-        batch: &mut Batch,
-    ) -> Result<bool> {
-        let set = TrainingSet::new(&self.device, graphs, config, sampler, batch.places())?;
-        batch.keep_training_set(set);
-        Ok(true)
-    }
-
-    fn begin_epoch(
-        &mut self,
-        sampler: &TripleSampler<'_>,
-        epoch: u32,
-        order: &[u32],
-        position: usize,
-        batch: &mut Batch,
-    ) -> Result<Vec<bool>> {
-        batch.training_set().begin_epoch(&self.device, sampler, epoch, order, position)
-    }
-
-    fn take_from_training_set(&mut self, batch: &mut Batch) -> Result<()> {
-        batch.take_from_training_set(&self.device)
-    }
-
-    fn assemble_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        batch.assemble(&self.device)
-    }
-
-    fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
-        // The exchanges of several ranks are not captured.
-        if !self.rank_sums.is_one() {
-            return Ok(());
-        }
-        self.device.begin_capture()?;
-        batch.launch_for_most(true);
-        Ok(())
-    }
-
-    fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
-        if !self.rank_sums.is_one() {
-            return Ok(());
-        }
-        batch.launch_for_most(false);
-        graphs[batch.source()] = Some(self.device.end_capture()?);
-        Ok(())
-    }
-
-    fn launch_in_series(&mut self) -> bool {
-        // A step that failed is not taken again: the other ranks would not join in.
-        self.rank_sums.is_one() && self.device.launch_in_series()
-    }
-
-    unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
-        let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
-        let _range = nvtx::range(format_args!("step"));
-        // SAFETY: the caller guarantees its buffers. The stages also used the batch's slot and training set,
-        // which stay with the batch, and this backend's buffers, which were planned and do not grow any more.
-        unsafe { self.device.replay(graph) }?;
-        Ok(true)
     }
 }
 

@@ -68,6 +68,13 @@ impl Counts {
         Counts { graphs, nodes, edges, objects, predicates, triples: graphs / 3 }
     }
 
+    /// Largest sizes of batches up to `size`, of which these are the most.
+    pub(crate) fn up_to(self, size: BatchSize) -> Self {
+        let BatchSize { graphs, nodes, edges } = size;
+        let (objects, predicates) = (self.objects.min(nodes), self.predicates.min(edges));
+        Counts { graphs, nodes, edges, objects, predicates, triples: graphs / 3 }
+    }
+
     /// Header as read by the kernels.
     pub(crate) fn header(self) -> [usize; HEADER] {
         let Counts { graphs, nodes, edges, objects, predicates, triples } = self;

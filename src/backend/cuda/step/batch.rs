@@ -17,7 +17,7 @@
 //! A slot's array holds the batch's header and lists (`launchers/batch_places.rs`).
 //!
 //! Training does not load batches: the device keeps the training set (`training_set.rs`), and each step
-//! assembles its own batch in the first slot.
+//! assembles its own batch in the first slot. Grids then cover the largest batch that was drawn.
 
 use super::training_set::TrainingSet;
 use crate::backend::cuda::device::Device;
@@ -28,6 +28,7 @@ use crate::backend::cuda::launchers::batch_places::{Counts, Places};
 use crate::backend::cuda::launchers::embedding::Occurring;
 use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::TripleSampler;
 use crate::error::Result;
 use crate::network::config::ModelConfig;
 
@@ -36,7 +37,7 @@ pub struct Batch {
     places: Places,
     /// Sizes of the batch loaded last.
     counts: Counts,
-    /// Whether grids cover the largest batch instead of the batch loaded last.
+    /// Whether grids cover the largest batch that fits instead of the batch loaded last.
     for_most: bool,
     slots: [Slot; 2],
     /// Slot of the batch loaded last, or slot in which the next batch is assembled.
@@ -116,9 +117,18 @@ impl Batch {
         assert!(self.training_set.replace(set).is_none(), "a second training set");
     }
 
-    /// Training set stored by [`Batch::keep_training_set`].
-    pub(crate) fn training_set(&mut self) -> &mut TrainingSet {
-        self.training_set.as_mut().expect("a training set")
+    /// Begins an epoch of the training set ([`TrainingSet::begin_epoch`]).
+    pub(crate) fn begin_epoch(
+        &mut self,
+        device: &Device,
+        sampler: &TripleSampler<'_>,
+        epoch: u32,
+        order: &[u32],
+        position: usize,
+    ) -> Result<Vec<bool>> {
+        let Batch { places, training_set, .. } = self;
+        let set = training_set.as_mut().expect("a training set");
+        set.begin_epoch(device, sampler, epoch, order, (position, places.most.triples))
     }
 
     /// Makes the following steps assemble their batches, until a batch is loaded.
@@ -157,15 +167,28 @@ impl Batch {
         if self.assembles { SOURCES - 1 } else { self.current }
     }
 
-    /// Makes the grids of the following launches cover the largest batch in this slot, or only the batch
-    /// loaded there.
+    /// Makes the grids of the following launches cover the largest batch that fits in this slot, or only the batch loaded
+    /// there. Those of assembled batches cover the largest batch that was drawn.
     pub(crate) fn launch_for_most(&mut self, for_most: bool) {
         self.for_most = for_most;
     }
 
     /// Sizes that grids must cover.
     fn grids(&self) -> Counts {
-        if self.for_most || self.assembles { self.places.most } else { self.counts }
+        match &self.training_set {
+            Some(set) if self.assembles => self.places.most.up_to(set.largest()),
+            _ if self.for_most => self.places.most,
+            _ => self.counts,
+        }
+    }
+
+    /// Sizes that the grids of a captured step must cover.
+    pub(crate) fn captured_size(&self) -> BatchSize {
+        let Counts { graphs, nodes, edges, .. } = match &self.training_set {
+            Some(set) if self.assembles => return set.largest(),
+            _ => self.places.most,
+        };
+        BatchSize { graphs, nodes, edges }
     }
 
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {

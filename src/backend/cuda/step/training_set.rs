@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!   once         upload graphs and caption vectors
-//!   each epoch   upload the order of the anchors; draw_triples; download which anchors have a triple; the host draws
+//!   each epoch   upload the order of the anchors; draw_triples; download the images of the triples; the host draws
 //!                the triples that rejection did not find, or all of them if the kernels cannot draw (`extreme`, or a
-//!                matrix of similarities)
+//!                matrix of similarities), and adds up the sizes of the batches
 //!   each step    assemble_graph_batch, the first stage of the captured step: builds the batch of the next anchors
 //! ```
+//!
+//! Grids cover the largest batch that was drawn ([`TrainingSet::largest`]). A batch of the largest graphs would be two to three
+//! times as large: sums over many graphs hardly differ.
 
 use rayon::prelude::*;
 
@@ -17,6 +20,7 @@ use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_tripl
 use crate::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
+use crate::batch::graph_batch::BatchSize;
 use crate::batch::triples::{Sampling, TripleSampler};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
@@ -27,6 +31,10 @@ use crate::network::config::ModelConfig;
 pub(crate) struct TrainingSet {
     collection: Buffer<i32>,
     places: CollectionPlaces,
+    /// Numbers of nodes and of edges of each graph.
+    sizes: Vec<[usize; 2]>,
+    /// Largest sizes of the batches drawn so far.
+    largest: BatchSize,
     /// Caption vectors; `None` if the host draws.
     caption_vectors: Option<CaptionVectors>,
     triples: TripleLists,
@@ -63,10 +71,12 @@ impl TrainingSet {
         sampler: &TripleSampler<'_>,
         slot: &Places,
     ) -> Result<Self> {
+        let mut sizes = Vec::new();
+        let graphs = graphs.inspect(|graph| sizes.push([graph.node_count(), graph.edge_count()]));
         let (collection, places) =
             CollectionPlaces::pack(graphs, config.object_types, config.predicate_types);
         let scratch = places.scratch_len(slot);
-        Self::allocate(device, &collection, places, scratch, sampler).map_err(|error| match error {
+        Self::allocate(device, (&collection, places, sizes), scratch, sampler).map_err(|error| match error {
             Error::Device { device, problem, .. } => Error::Device {
                 device,
                 problem: format!("keep the graphs and captions of {} training images: {problem}", sampler.images().len()),
@@ -79,8 +89,7 @@ impl TrainingSet {
 
     fn allocate(
         device: &Device,
-        collection: &[i32],
-        places: CollectionPlaces,
+        (collection, places, sizes): (&[i32], CollectionPlaces, Vec<[usize; 2]>),
         scratch: usize,
         sampler: &TripleSampler<'_>,
     ) -> Result<Self> {
@@ -95,6 +104,8 @@ impl TrainingSet {
         Ok(TrainingSet {
             collection: uploaded(device, collection)?,
             places,
+            sizes,
+            largest: BatchSize::default(),
             caption_vectors,
             triples: TripleLists {
                 anchors: device.allocate(anchors)?,
@@ -109,15 +120,15 @@ impl TrainingSet {
         })
     }
 
-    /// Draws the triples of `order` and returns which of its anchors have one. Steps begin at anchor
-    /// `position`.
+    /// Draws the triples of `order` and returns which of its anchors have one. Steps begin at anchor `position`, and take
+    /// up to `batch_size` anchors each.
     pub(crate) fn begin_epoch(
         &mut self,
         device: &Device,
         sampler: &TripleSampler<'_>,
         epoch: u32,
         order: &[u32],
-        position: usize,
+        (position, batch_size): (usize, usize),
     ) -> Result<Vec<bool>> {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
             &mut self.triples;
@@ -125,8 +136,8 @@ impl TrainingSet {
         self.drawn = order.len();
         device.upload(bytemuck::cast_slice(order), all_mut(anchors))?;
         device.upload(&[i32::try_from(position).expect("an anchor")], all_mut(&mut self.position))?;
-        let mut positives = match &self.caption_vectors {
-            None => vec![-1; order.len()],
+        let [mut positives, mut negatives] = match &self.caption_vectors {
+            None => [(); 2].map(|()| vec![-1; order.len()]),
             Some(CaptionVectors { values, width }) => {
                 let mut triples = Triples {
                     positive: all_mut(positive),
@@ -141,7 +152,7 @@ impl TrainingSet {
                     images: sampler.images(),
                 };
                 draw_triples(device, &mut triples, of, sampler.sampling(), sampler.seed(), epoch)?;
-                device.download(positive, 0..order.len())?
+                [device.download(positive, 0..order.len())?, device.download(negative, 0..order.len())?]
             }
         };
         let left: Vec<usize> = (0..order.len()).filter(|&at| positives[at] < 0).collect();
@@ -150,11 +161,10 @@ impl TrainingSet {
             let drawn =
                 || left.iter().zip(&drawn).filter_map(|(&at, drawn)| drawn.map(|triple| (at, triple)));
             for (at, triple) in drawn() {
-                positives[at] = triple.positive as i32;
+                (positives[at], negatives[at]) = (triple.positive as i32, triple.negative as i32);
             }
             device.upload(&positives, all_mut(positive))?;
-            let negatives = drawn().map(|(at, triple)| (at, triple.negative as i32));
-            replace(device, negative, negatives)?;
+            device.upload(&negatives, all_mut(negative))?;
             replace(
                 device,
                 similarity_positive,
@@ -166,7 +176,19 @@ impl TrainingSet {
                 drawn().map(|(at, triple)| (at, triple.similarity_negative)),
             )?;
         }
+        let triples = order.iter().zip(positives.iter().zip(&negatives)).skip(position);
+        let triples: Vec<Option<[u32; 3]>> = triples
+            .map(|(&anchor, (&positive, &negative))| {
+                (positive >= 0).then_some([anchor, positive as u32, negative as u32])
+            })
+            .collect();
+        self.largest = largest_batch(self.largest, &triples, batch_size, &self.sizes);
         Ok(positives.into_iter().map(|positive| positive >= 0).collect())
+    }
+
+    /// Sizes that no batch of the epochs begun so far exceeds.
+    pub(crate) fn largest(&self) -> BatchSize {
+        self.largest
     }
 
     /// Assembles the batch of the next anchors in the slot.
@@ -191,6 +213,26 @@ impl TrainingSet {
     }
 }
 
+/// The largest sizes of `before` and of batches of up to `batch_size` triples, some of which are missing. Graphs have these
+/// numbers of nodes and edges.
+fn largest_batch(
+    before: BatchSize,
+    triples: &[Option<[u32; 3]>],
+    batch_size: usize,
+    sizes: &[[usize; 2]],
+) -> BatchSize {
+    triples.chunks(batch_size).fold(before, |most, batch| {
+        let mut of_batch = BatchSize::default();
+        for &image in batch.iter().flatten().flatten() {
+            let [nodes, edges] = sizes[image as usize];
+            of_batch.graphs += 1;
+            of_batch.nodes += nodes;
+            of_batch.edges += edges;
+        }
+        most.max_of_each(of_batch)
+    })
+}
+
 fn uploaded<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     let mut buffer = device.allocate_unwritten(values.len())?;
     device.upload(values, all_mut(&mut buffer))?;
@@ -211,4 +253,22 @@ fn replace<T: Element>(
 fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
     let len = buffer.len();
     buffer.slice_mut(0..len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nodes and edges are largest in different batches, and the smallest batch has the most triples.
+    #[test]
+    fn sizes_are_those_of_the_largest_batches() {
+        let sizes = [[1, 0], [2, 9], [30, 3], [4, 4]];
+        let triples = [Some([0, 0, 0]), Some([0, 0, 0]), None, Some([1, 1, 3]), Some([2, 0, 3]), None];
+        let size = |graphs, nodes, edges| BatchSize { graphs, nodes, edges };
+        let largest = |before, batch_size| largest_batch(before, &triples, batch_size, &sizes);
+        assert_eq!(largest(BatchSize::default(), 2), size(6, 35, 22));
+        assert_eq!(largest(BatchSize::default(), 5), size(12, 49, 29));
+        assert_eq!(largest(size(7, 30, 100), 2), size(7, 35, 100));
+        assert_eq!(largest_batch(size(1, 2, 3), &[], 2, &sizes), size(1, 2, 3));
+    }
 }
