@@ -119,9 +119,9 @@ pub trait Batches: Memory {
         Ok(false)
     }
 
-    /// Begins an epoch of the training set: draws the triple of each anchor in `order`, as `sampler` does.
-    /// Batches begin at anchor `position`. Returns which anchors have a triple. Steps are captured again if a batch is
-    /// larger than those of earlier epochs.
+    /// Begins an epoch of the training set: draws the triple of each anchor in `order`, as `sampler` does, and assembles the
+    /// first batch. Batches begin at anchor `position`. Returns which anchors have a triple. Steps are captured again if a
+    /// batch is larger than those of earlier epochs.
     fn begin_epoch(
         &mut self,
         _sampler: &TripleSampler<'_>,
@@ -138,11 +138,14 @@ pub trait Batches: Memory {
         Ok(())
     }
 
-    /// First stage of a step: assembles the next batch of the epoch that has triples, if steps take their
-    /// batches from the training set.
-    fn assemble_batch(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+    /// Stage of a step: assembles the batch of the step after it, the next one of the epoch that has triples, if steps take
+    /// their batches from the training set. The stages of this step may run concurrently.
+    fn assemble_next_batch(&mut self, _batch: &mut Self::Batch) -> Result<()> {
         Ok(())
     }
+
+    /// Called after each step. The following step takes the batch that this one assembled.
+    fn end_step(&mut self, _batch: &mut Self::Batch) {}
 
     /// Begins a capture, if the backend supports it. The stages called until [`Batches::end_capture`] are
     /// recorded for every batch at the current position of `batch`, and do not run. Other backends run them

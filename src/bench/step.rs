@@ -38,8 +38,8 @@ pub struct StepTask<'a> {
 
 /// Result of timing a step.
 pub struct StepTimes {
-    /// Times of a step on a loaded batch, captured and replayed where the backend can. Training also assembles the
-    /// batch first; that kernel has its own case.
+    /// Times of a step on a loaded batch, captured and replayed where the backend can. Training also assembles the next batch
+    /// beside it; that kernel has its own case.
     pub step: Times,
     /// Times of the phases, each waited for.
     pub phases: Phases,

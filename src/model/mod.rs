@@ -254,6 +254,7 @@ impl<B: Backend> Model<B> {
             }
             first?;
         }
+        self.backend.end_step(&mut self.batch);
         state.expect_losses(self.triples);
         state.steps += 1;
         Ok(())
@@ -296,8 +297,8 @@ impl<B: Backend> Model<B> {
     }
 
     fn stages(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
-        self.backend.assemble_batch(&mut self.batch)?;
         self.forward(Mode::Train)?;
+        self.backend.assemble_next_batch(&mut self.batch)?;
         let d = self.readout_loss(loss, state)?;
         self.backward(state, d, Some(adam))
     }

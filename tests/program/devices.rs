@@ -183,6 +183,14 @@ impl Calls {
     }
 }
 
+/// Launches that assemble a batch.
+const ASSEMBLY: [&str; 5] = [
+    "graph_batch_places",
+    "graph_batch_graphs",
+    "graph_batch_count",
+    "graph_batch_number",
+    "graph_batch_fill",
+];
 const EPOCHS: usize = 2;
 /// Number of steps per epoch: 101 anchors, 8 per step.
 const STEPS_OF_EPOCH: usize = 13;
@@ -200,7 +208,7 @@ fn a_step_is_one_launch() {
     let compute = calls.0[steps[0]].1;
 
     // An epoch starts with uploads of the anchors' order and of the position, and the launch that draws; then
-    // the positives and the negatives are downloaded.
+    // the positives and the negatives are downloaded, and the first batch is assembled.
     let draws = calls.named("draw_probability");
     assert_eq!(draws.len(), EPOCHS);
     for (epoch, &draw) in draws.iter().enumerate() {
@@ -209,21 +217,20 @@ fn a_step_is_one_launch() {
         let wanted = [["upload", "upload", "draw_probability"].as_slice(), &read, &read].concat();
         let wanted: Vec<_> = wanted.into_iter().map(|name| (name, compute)).collect();
         assert_eq!(around, wanted, "epoch {epoch}");
-        // The next loaded batch will wait for the readers of the latest batch's slot.
-        let (name, _, stream) = &calls.0[draw + 5];
-        assert_eq!((&**name, *stream), ("record", compute), "epoch {epoch}");
-        let next = &*calls.0[draw + 6].0;
+        let assembly: Vec<_> = calls.0[draw + 5..draw + 10].iter().map(|call| (&*call.0, call.1)).collect();
+        assert_eq!(assembly, ASSEMBLY.map(|name| (name, compute)), "epoch {epoch}");
+        let next = &*calls.0[draw + 10].0;
         assert!(
             ["begin_capture", "launch_graph"].contains(&next),
             "epoch {epoch}: {next} before the first step"
         );
     }
 
-    // The step is captured before it first runs, and again if an epoch has a larger batch: it assembles its batch, and
-    // everything else follows.
+    // Two steps are captured, one for each slot of the batch, before they first run; and again if an epoch has a larger batch.
     let (captures, updates) = (calls.named("begin_capture"), calls.named("adam_step"));
-    assert!((1..=EPOCHS).contains(&captures.len()), "{captures:?}");
-    assert!(captures[1..].iter().all(|&at| at > steps[STEPS_OF_EPOCH - 1]), "within an epoch: {captures:?}");
+    assert!((2..=2 * EPOCHS).contains(&captures.len()), "{captures:?}");
+    let late = captures[2..].iter().filter(|&&at| at < steps[STEPS_OF_EPOCH - 1]).count();
+    assert!(captures[1] < steps[1] && late == 0, "{captures:?}");
     assert_eq!(updates.len(), captures.len() * (1 + LAYERS));
     let (begin, end) = (captures[0], updates[LAYERS] + 1);
     assert_eq!(calls.0[begin], ("begin_capture".to_string(), compute, RELAXED));
@@ -232,31 +239,36 @@ fn a_step_is_one_launch() {
         captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
     let (update, chain): (Vec<&Call>, Vec<&Call>) =
         launches.into_iter().partition(|call| call.0 == "adam_step");
-    // For two layers: 5 launches assemble the batch; 7 and 7 are forward, 1 is the loss, 11 and 12 are
-    // backward.
-    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (11 + 12), "{chain:?}");
-    assert_eq!(chain[0].0, "graph_batch_places");
+    let (assembly, chain): (Vec<&Call>, Vec<&Call>) =
+        chain.into_iter().partition(|call| call.0.starts_with("graph_batch"));
+    // For two layers: 7 and 7 are forward, 1 is the loss, 11 and 12 are backward.
+    assert_eq!(chain.len(), (7 + 7) + 1 + (11 + 12), "{chain:?}");
+    assert!(chain[0].0.starts_with("embedding_forward"), "{}", chain[0].0);
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
     // Each launch but the root of the graph begins before its predecessor ends.
     assert_eq!((chain[0].1, chain[0].2), (compute, 0), "the root carries no programmatic dependency");
     assert!(chain[1..].iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
 
-    // Each layer's update runs beside the chain, after its gradients are computed; the last update follows
-    // everything else.
+    // The next batch is assembled beside the chain, after the forward. Each layer's update runs there too, after its gradients
+    // are computed; the last update follows everything else.
     let beside = update[0].1;
     assert_ne!(beside, compute);
+    let assembly: Vec<_> = assembly.into_iter().map(|call| (&*call.0, call.1, call.2)).collect();
+    assert_eq!(assembly, ASSEMBLY.map(|name| (name, beside, 0)));
     assert_eq!(
         update.iter().map(|call| (call.1, call.2)).collect::<Vec<_>>(),
         [(beside, 0), (beside, 0), (compute, 0)]
     );
-    assert_eq!(ordering.len(), 2 * update.len());
-    for (at, pair) in updates.iter().zip(ordering.chunks(2)) {
+    assert_eq!(ordering.len(), 2 * (1 + update.len()));
+    let assembled = calls.positions(|call| call.0 == ASSEMBLY[0]).into_iter().find(|&at| at > begin).unwrap();
+    assert!(calls.0[assembled + ASSEMBLY.len()].0.starts_with("readout_loss"));
+    for (at, pair) in [assembled].iter().chain(&updates).zip(ordering.chunks(2)) {
         let last = *at == updates[LAYERS];
         let (from, to) = if last { (beside, compute) } else { (compute, beside) };
         assert_eq!((&*pair[0].0, pair[0].2), ("record", from));
         assert_eq!((&*pair[1].0, pair[1].1, pair[1].2), ("stream_waits", to, pair[0].1));
-        assert_eq!([&calls.0[at - 2], &calls.0[at - 1]], pair, "right before the update");
+        assert_eq!([&calls.0[at - 2], &calls.0[at - 1]], pair, "right before");
     }
     for (layer, at) in updates[..LAYERS].iter().enumerate() {
         let before = &calls.0[at - 3].0;
@@ -274,11 +286,14 @@ fn a_step_is_one_launch() {
     assert_eq!((&*flags.0, flags.1), ("instantiate_flags", USE_NODE_PRIORITY));
     assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1));
     assert_eq!(end + 3, steps[0]);
-    assert!(steps[..STEPS_OF_EPOCH].iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
+    assert_eq!(calls.0[steps[0]], launched);
+    let graphs: Vec<&Call> = steps[..STEPS_OF_EPOCH].iter().map(|&at| &calls.0[at]).collect();
+    assert!(graphs[0] != graphs[1] && graphs.windows(3).all(|of| of[0] == of[2]), "two graphs alternate");
 
     // The host makes no calls between two steps; after every tenth it reads the losses, and the norm of the gradient.
     for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
-        let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
+        let between = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0);
+        let between: Vec<&str> = between.take_while(|&name| name != "begin_capture").collect();
         let read = ["download", "stream_synchronize"];
         let wanted =
             if step % 10 == 0 { [&read[..], &["gradient_norm"], &read].concat() } else { Vec::new() };
@@ -360,7 +375,7 @@ fn a_step_that_cannot_overlap_is_launched_in_series() {
         let captures = calls.named("begin_capture");
         let second_epoch = calls.named("draw_probability")[1];
         let in_first = captures.iter().filter(|&&at| at < second_epoch).count();
-        assert_eq!(in_first, 2, "{refused}: one retry");
+        assert_eq!(in_first, 3, "{refused}: one retry, and one capture for each slot");
         let second = calls.positions(|call| call.0 == "end_capture")[1];
         let retried = &calls.0[captures[1] + 1..second];
         let compute = calls.0[captures[1]].1;

@@ -89,11 +89,16 @@ impl<T: StoredElement> Batches for Cuda<T> {
     }
 
     fn take_from_training_set(&mut self, batch: &mut Batch) -> Result<()> {
-        batch.take_from_training_set(&self.device)
+        batch.take_from_training_set();
+        Ok(())
     }
 
-    fn assemble_batch(&mut self, batch: &mut Batch) -> Result<()> {
-        batch.assemble(&self.device)
+    fn assemble_next_batch(&mut self, batch: &mut Batch) -> Result<()> {
+        batch.assemble_next(&self.device)
+    }
+
+    fn end_step(&mut self, batch: &mut Batch) {
+        batch.end_step();
     }
 
     fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {

@@ -8,8 +8,8 @@
 //!
 //! A training step is captured once for each source of batches ([`device::graph`]) and then replayed. Values
 //! that differ between batches lie in device memory ([`device::rows`], [`step::batch`]). If the training set
-//! lies there too ([`step::training_set`]), the captured step begins by assembling its batch. `batches.rs` loads, captures
-//! and replays.
+//! lies there too ([`step::training_set`]), the captured step also assembles the batch of the next one. `batches.rs` loads,
+//! captures and replays.
 
 mod batches;
 pub mod device;

@@ -16,8 +16,8 @@
 //!
 //! A slot's array holds the batch's header and lists (`launchers/batch_places.rs`).
 //!
-//! Training does not load batches: the device keeps the training set (`training_set.rs`), and each step
-//! assembles its own batch in the first slot. Grids then cover the largest batch that was drawn.
+//! Training does not load batches: the device keeps the training set (`training_set.rs`), and each step assembles the batch of
+//! the next one, in slots of its own. Grids then cover the largest batch that was drawn.
 
 use super::training_set::TrainingSet;
 use crate::backend::cuda::device::Device;
@@ -40,15 +40,15 @@ pub struct Batch {
     /// Whether grids cover the largest batch that fits instead of the batch loaded last.
     for_most: bool,
     slots: [Slot; 2],
-    /// Slot of the batch loaded last, or slot in which the next batch is assembled.
+    /// Slot of the batch loaded last.
     current: usize,
-    /// Whether each step assembles its batch.
+    /// Whether steps take their batches from the training set.
     assembles: bool,
     training_set: Option<TrainingSet>,
 }
 
-/// Number of sources of batches: the host through slot 0 or 1, or assembly on the device.
-pub(crate) const SOURCES: usize = 3;
+/// Number of sources of batches: two slots for batches of the host, and two for those assembled on the device.
+pub(crate) const SOURCES: usize = 4;
 
 /// Memory of one batch, and the state of its use.
 struct Slot {
@@ -128,26 +128,29 @@ impl Batch {
     ) -> Result<Vec<bool>> {
         let Batch { places, training_set, .. } = self;
         let set = training_set.as_mut().expect("a training set");
-        set.begin_epoch(device, sampler, epoch, order, (position, places.most.triples))
+        set.begin_epoch(device, sampler, epoch, order, (position, places))
     }
 
-    /// Makes the following steps assemble their batches, until a batch is loaded.
-    pub(crate) fn take_from_training_set(&mut self, device: &Device) -> Result<()> {
-        if !self.assembles {
-            // A batch that is loaded later must wait for the current readers of this slot.
-            device.record(&mut self.slots[self.current].read, Stream::Compute)?;
-            self.current = 0;
-            self.assembles = true;
+    /// Makes the following steps take their batches from the training set, until a batch is loaded.
+    pub(crate) fn take_from_training_set(&mut self) {
+        self.assembles = true;
+    }
+
+    /// Assembles the batch of the next step, on the branch, unless the batch of this one was loaded.
+    pub(crate) fn assemble_next(&mut self, device: &Device) -> Result<()> {
+        match self {
+            Batch { places, assembles: true, training_set: Some(set), .. } => {
+                device.on_branch(|| set.assemble_next(device, places))
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    /// Assembles the batch of the step, unless one was loaded.
-    pub(crate) fn assemble(&mut self, device: &Device) -> Result<()> {
-        let Batch { places, slots, current, assembles: true, training_set: Some(set), .. } = self else {
-            return Ok(());
-        };
-        set.assemble(device, slots[*current].device.slice_mut(0..places.slot_len()), places)
+    /// Makes the assembled batch that of the next step, unless the batch of this one was loaded.
+    pub(crate) fn end_step(&mut self) {
+        if let Batch { assembles: true, training_set: Some(set), .. } = self {
+            set.take_next();
+        }
     }
 
     /// Loads `from`; waits if the step before the last is still running.
@@ -164,7 +167,10 @@ impl Batch {
 
     /// Source of the step's batch, below [`SOURCES`].
     pub(crate) fn source(&self) -> usize {
-        if self.assembles { SOURCES - 1 } else { self.current }
+        match &self.training_set {
+            Some(set) if self.assembles => self.slots.len() + set.current(),
+            _ => self.current,
+        }
     }
 
     /// Makes the grids of the following launches cover the largest batch that fits in this slot, or only the batch loaded
@@ -192,7 +198,11 @@ impl Batch {
     }
 
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {
-        self.slots[self.current].device.slice(place..place + len)
+        let slot = match &self.training_set {
+            Some(set) if self.assembles => set.batch(),
+            _ => &self.slots[self.current].device,
+        };
+        slot.slice(place..place + len)
     }
 
     /// Number of sizes of a batch.

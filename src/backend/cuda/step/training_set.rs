@@ -4,9 +4,12 @@
 //!   once         upload graphs and caption vectors
 //!   each epoch   upload the order of the anchors; draw_triples; download the images of the triples; the host draws
 //!                the triples that rejection did not find, or all of them if the kernels cannot draw (`extreme`, or a
-//!                matrix of similarities), and adds up the sizes of the batches
-//!   each step    assemble_graph_batch, the first stage of the captured step: builds the batch of the next anchors
+//!                matrix of similarities), and adds up the sizes of the batches; assemble_graph_batch: the first batch
+//!   each step    assemble_graph_batch, beside the stages of the step: builds the batch of the next one
 //! ```
+//!
+//! There are two slots. A step reads the batch in one and assembles the next batch in the other, on the branch. So there
+//! are two captured steps, which alternate. The step that ends an epoch assembles a batch without graphs, which no step reads.
 //!
 //! Grids cover the largest batch that was drawn ([`TrainingSet::largest`]). A batch of the largest graphs would be two to three
 //! times as large: sums over many graphs hardly differ.
@@ -40,9 +43,13 @@ pub(crate) struct TrainingSet {
     triples: TripleLists,
     /// Number of anchors of this epoch: all training images, or the share of this rank.
     drawn: usize,
-    /// `[1]` first anchor of the next step.
+    /// `[1]` first anchor of the batch that is assembled next.
     position: Buffer<i32>,
     scratch: Buffer<i32>,
+    /// Batch of the step, and of the next one.
+    slots: [Buffer<i32>; 2],
+    /// Slot of the step's batch.
+    current: usize,
 }
 
 /// Vectors whose inner products are the similarities.
@@ -75,8 +82,7 @@ impl TrainingSet {
         let graphs = graphs.inspect(|graph| sizes.push([graph.node_count(), graph.edge_count()]));
         let (collection, places) =
             CollectionPlaces::pack(graphs, config.object_types, config.predicate_types);
-        let scratch = places.scratch_len(slot);
-        Self::allocate(device, (&collection, places, sizes), scratch, sampler).map_err(|error| match error {
+        Self::allocate(device, (&collection, places, sizes), slot, sampler).map_err(|error| match error {
             Error::Device { device, problem, .. } => Error::Device {
                 device,
                 problem: format!("keep the graphs and captions of {} training images: {problem}", sampler.images().len()),
@@ -90,7 +96,7 @@ impl TrainingSet {
     fn allocate(
         device: &Device,
         (collection, places, sizes): (&[i32], CollectionPlaces, Vec<[usize; 2]>),
-        scratch: usize,
+        slot: &Places,
         sampler: &TripleSampler<'_>,
     ) -> Result<Self> {
         let images = sampler.images();
@@ -101,8 +107,12 @@ impl TrainingSet {
                 Some(CaptionVectors { values: uploaded(device, &vectors[..images.end * width])?, width })
             }
         };
+        let assembled = || device.allocate_unwritten(slot.slot_len());
         Ok(TrainingSet {
             collection: uploaded(device, collection)?,
+            scratch: device.allocate_unwritten(places.scratch_len(slot))?,
+            slots: [assembled()?, assembled()?],
+            current: 0,
             places,
             sizes,
             largest: BatchSize::default(),
@@ -116,19 +126,18 @@ impl TrainingSet {
             },
             drawn: 0,
             position: device.allocate(1)?,
-            scratch: device.allocate_unwritten(scratch)?,
         })
     }
 
-    /// Draws the triples of `order` and returns which of its anchors have one. Steps begin at anchor `position`, and take
-    /// up to `batch_size` anchors each.
+    /// Draws the triples of `order`, assembles the first batch, and returns which of the anchors have a triple. Steps begin
+    /// at anchor `position`.
     pub(crate) fn begin_epoch(
         &mut self,
         device: &Device,
         sampler: &TripleSampler<'_>,
         epoch: u32,
         order: &[u32],
-        (position, batch_size): (usize, usize),
+        (position, places): (usize, &Places),
     ) -> Result<Vec<bool>> {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
             &mut self.triples;
@@ -182,7 +191,9 @@ impl TrainingSet {
                 (positive >= 0).then_some([anchor, positive as u32, negative as u32])
             })
             .collect();
-        self.largest = largest_batch(self.largest, &triples, batch_size, &self.sizes);
+        self.largest = largest_batch(self.largest, &triples, places.most.triples, &self.sizes);
+        // In series: where overlapping launches fail, only captured steps are tried again without.
+        device.without_overlap(|| self.assemble(device, self.current, places))?;
         Ok(positives.into_iter().map(|positive| positive >= 0).collect())
     }
 
@@ -191,13 +202,28 @@ impl TrainingSet {
         self.largest
     }
 
-    /// Assembles the batch of the next anchors in the slot.
-    pub(crate) fn assemble(
-        &mut self,
-        device: &Device,
-        slot: SliceMut<'_, i32>,
-        places: &Places,
-    ) -> Result<()> {
+    /// Slot of the step's batch, below 2.
+    pub(crate) fn current(&self) -> usize {
+        self.current
+    }
+
+    /// The step's batch.
+    pub(crate) fn batch(&self) -> &Buffer<i32> {
+        &self.slots[self.current]
+    }
+
+    /// Assembles the batch of the next step.
+    pub(crate) fn assemble_next(&mut self, device: &Device, places: &Places) -> Result<()> {
+        self.assemble(device, 1 - self.current, places)
+    }
+
+    /// Makes the batch that was assembled last the step's.
+    pub(crate) fn take_next(&mut self) {
+        self.current = 1 - self.current;
+    }
+
+    /// Assembles the batch of the next anchors in a slot.
+    fn assemble(&mut self, device: &Device, slot: usize, places: &Places) -> Result<()> {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
             &self.triples;
         let triples = EpochTriples {
@@ -208,7 +234,8 @@ impl TrainingSet {
             similarity_negative: similarity_negative.slice(0..self.drawn),
         };
         let of = Collection { array: self.collection.slice(0..self.collection.len()), places: &self.places };
-        let slot = BatchSlot { lists: slot, places, scratch: all_mut(&mut self.scratch) };
+        let slot =
+            BatchSlot { lists: all_mut(&mut self.slots[slot]), places, scratch: all_mut(&mut self.scratch) };
         assemble_graph_batch(device, slot, &mut all_mut(&mut self.position), triples, of)
     }
 }
