@@ -121,7 +121,7 @@ pub trait Batches: Memory {
 
     /// Begins an epoch of the training set: draws the triple of each anchor in `order`, as `sampler` does, and assembles the
     /// first batch. Batches begin at anchor `position`. Returns which anchors have a triple. Steps are captured again if a
-    /// batch is larger than those of earlier epochs.
+    /// batch is larger than those of earlier epochs, or if the number of anchors differs.
     fn begin_epoch(
         &mut self,
         _sampler: &TripleSampler<'_>,

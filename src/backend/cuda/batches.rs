@@ -21,6 +21,8 @@ pub struct Captured {
     graph: Graph,
     /// Size of the largest batch that the grids cover.
     covers: BatchSize,
+    /// Number of anchors of an epoch, by which its last batch ends.
+    anchors: usize,
 }
 
 /// Captured steps, one per source of batches.
@@ -117,7 +119,8 @@ impl<T: StoredElement> Batches for Cuda<T> {
         }
         batch.launch_for_most(false);
         let graph = self.device.end_capture()?;
-        graphs[batch.source()] = Some(Captured { graph, covers: batch.captured_size() });
+        graphs[batch.source()] =
+            Some(Captured { graph, covers: batch.captured_size(), anchors: batch.anchors() });
         Ok(())
     }
 
@@ -127,8 +130,10 @@ impl<T: StoredElement> Batches for Cuda<T> {
     }
 
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
-        let covers = |captured: &&Captured| batch.captured_size().fits(captured.covers);
-        let Some(Captured { graph, .. }) = graphs[batch.source()].as_ref().filter(covers) else {
+        let fits = |captured: &&Captured| {
+            batch.captured_size().fits(captured.covers) && batch.anchors() == captured.anchors
+        };
+        let Some(Captured { graph, .. }) = graphs[batch.source()].as_ref().filter(fits) else {
             return Ok(false);
         };
         let _range = nvtx::range(format_args!("step"));

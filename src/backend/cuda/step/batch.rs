@@ -197,6 +197,11 @@ impl Batch {
         BatchSize { graphs, nodes, edges }
     }
 
+    /// Number of anchors of the epoch; 0 before the first one.
+    pub(crate) fn anchors(&self) -> usize {
+        self.training_set.as_ref().map_or(0, TrainingSet::anchors)
+    }
+
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {
         let slot = match &self.training_set {
             Some(set) if self.assembles => set.batch(),

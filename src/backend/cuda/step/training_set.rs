@@ -202,6 +202,11 @@ impl TrainingSet {
         self.largest
     }
 
+    /// Number of anchors of the epoch.
+    pub(crate) fn anchors(&self) -> usize {
+        self.drawn
+    }
+
     /// Slot of the step's batch, below 2.
     pub(crate) fn current(&self) -> usize {
         self.current
