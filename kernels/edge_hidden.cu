@@ -28,7 +28,7 @@
 constexpr int THREADS = 128; // sums
 // Least number of resident blocks per multiprocessor for the sums by end: enough warps to hide the gather, without
 // spills.
-constexpr int ENDS_BLOCKS = 7;
+constexpr int ENDS_BLOCKS = 8;
 // Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
@@ -101,7 +101,7 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
             int row = k * ROW_LANES + lane;
             if (row < count) {
                 Four values = loaded[k + 1].sum();
-                store_four(args.z + size_t(first + row) * stride, column, hidden, values);
+                store_four(row_of(args.z, first + row, stride), column, hidden, values);
 #pragma unroll
                 for (int i = 0; i < COLUMNS_EACH; i++) {
                     float offset = values[i] - around[i];
@@ -164,14 +164,17 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
 template <int roles, class T>
 __device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const int *entries, int first,
                                          int end) {
-    auto load = [&](int entry) { return rows.load(entry / roles); };
-    for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
-        // The branch is uniform: all threads of the block read the same entry.
-        if (entry % roles == 0) {
-            add_four(sums[0], loaded.widen());
-        } else {
-            add_four(sums[roles - 1], loaded.widen());
-        }
+    for_columns(rows, [&](auto columns) {
+        constexpr int at_once = rows_at_once<decltype(columns), LISTED_AT_ONCE>;
+        auto load = [&](int entry) { return columns.load(int(unsigned(entry) / roles)); };
+        for_each_entry<at_once>(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
+            // The branch is uniform: all threads of the block read the same entry.
+            if (unsigned(entry) % roles == 0) {
+                add_four(sums[0], loaded.widen());
+            } else {
+                add_four(sums[roles - 1], loaded.widen());
+            }
+        });
     });
 }
 
@@ -205,7 +208,7 @@ __device__ __forceinline__ void sum_type(const EdgeHiddenSumTypes<T> &args, cons
     if (chunk.count == 0) {
         return; // the whole block
     }
-    T *to = of.sums + size_t(chunk.row) * of.stride;
+    T *to = row_of(of.sums, chunk.row, of.stride);
     size_t part_stride = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH, chunk_stride = roles * part_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[roles] = {};
@@ -256,13 +259,13 @@ template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const Ed
     }
     const LengthsArguments<T> &with = args.lengths;
     float dot = 0.0f;
-    T *to = args.sums + size_t(n) * args.ends_stride;
+    T *to = row_of(args.sums, n, args.ends_stride);
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[2] = {};
         add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), args.by_row.entries, first, end);
         Four &as_subject = sums[0], &as_object = sums[1];
         if (with.lengths != nullptr) {
-            const T *projected = with.projected + size_t(n) * args.ends_stride;
+            const T *projected = row_of(with.projected, n, args.ends_stride);
             float length = with.lengths[n];
             over_length(as_subject, length, projected, c, hidden, dot);
             over_length(as_object, length, projected + hidden, c, hidden, dot);

@@ -19,8 +19,8 @@
 #include "strip_sums.cuh"
 
 constexpr int THREADS = 128; // forward
-// Least numbers of resident blocks per multiprocessor: registers for four rows at once.
-constexpr int SUMS_BLOCKS = 3, BACKWARD_BLOCKS = 2;
+// Least numbers of resident blocks per multiprocessor: in the forward, a large GPU then holds the nodes of 16 triples.
+constexpr int FORWARD_BLOCKS = 8, SUMS_BLOCKS = 3, BACKWARD_BLOCKS = 3;
 
 template <class T> struct EdgePoolForward {
     T *pooled;
@@ -48,22 +48,25 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
         Four sum = {};
         auto rows = four_columns(args.z, args.z_stride, c, hidden);
         rows.whole = rows.whole && object_start % COLUMNS_EACH == 0; // of both messages
-        auto load = [&](int entry) { return rows.load(entry / 2, entry % 2 * object_start); };
-        for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
-            Four value = loaded.widen();
-            bool is_object = entry % 2 == 1;
+        for_columns(rows, [&](auto columns) {
+            constexpr int at_once = rows_at_once<decltype(columns), LISTED_AT_ONCE>;
+            auto load = [&](int entry) { return columns.load(entry >> 1, entry & 1 ? object_start : 0); };
+            for_each_entry<at_once>(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
+                Four value = loaded.widen();
+                bool is_object = entry & 1;
 #pragma unroll
-            for (int k = 0; k < COLUMNS_EACH; k++) {
-                NormColumn of = {is_object ? to_object.scale[k] : to_subject.scale[k],
-                                 is_object ? to_object.shift[k] : to_subject.shift[k]};
-                sum[k] += relu_norm(of, value[k]);
-            }
+                for (int k = 0; k < COLUMNS_EACH; k++) {
+                    NormColumn of = {is_object ? to_object.scale[k] : to_subject.scale[k],
+                                     is_object ? to_object.shift[k] : to_subject.shift[k]};
+                    sum[k] += relu_norm(of, value[k]);
+                }
+            });
         });
 #pragma unroll
         for (int k = 0; k < COLUMNS_EACH; k++) {
             sum[k] /= max(end - first, 1);
         }
-        store_four(args.pooled + size_t(node) * args.pooled_stride, c, hidden, sum);
+        store_four(row_of(args.pooled, node, args.pooled_stride), c, hidden, sum);
     }
 }
 
@@ -78,9 +81,9 @@ template <class T> struct HeadsGradientArguments {
     int reserved;
 };
 
-// Four adjacent columns of a row, all in one of its parts: the message to the subject, the edge state, the message to
-// the object.
-enum HeadPart { TO_SUBJECT, EDGE_STATE, TO_OBJECT };
+// Four adjacent columns of a row, all in one of its parts, which are the message to the subject, the edge state and the
+// message to the object.
+enum HeadPart { TO_SUBJECT, TO_OBJECT, EDGE_STATE, HEAD_PARTS };
 struct HeadColumns {
     HeadPart part;
     int start, columns; // first column of the part in the row, and its width
@@ -105,31 +108,32 @@ __device__ __forceinline__ HeadColumns head_columns(int index, int width, int hi
     return {TO_OBJECT, width - hidden, hidden, column - each - of_state};
 }
 
-// Nodes at the ends of a chunk's edges, and 1 / their number of messages.
-struct ChunkEnds {
-    int node[2][CHUNK_ROWS];
-    float share[2][CHUNK_ROWS];
+// Where the gradient with respect to each part of a chunk's edges is found: the row, which is the node at this end or the
+// edge itself, and its factor, which is 1 / the node's number of messages or 1.
+struct ChunkRows {
+    int row[HEAD_PARTS][CHUNK_ROWS];
+    float share[HEAD_PARTS][CHUNK_ROWS];
 };
 
-// A thread's end of one of `count` edges, starting at `first`. It is read before begin_kernel.
-struct ThreadEnd {
-    int end, row, node, messages;
+// A thread's part of one of `count` edges, starting at `first`. It is read before begin_kernel.
+struct ThreadRow {
+    int part, edge, row, messages;
     bool exists;
 
     template <class T>
-    __device__ __forceinline__ ThreadEnd(const HeadsGradientArguments<T> &of, int first, int count)
-        : end(threadIdx.x / CHUNK_ROWS), row(threadIdx.x % CHUNK_ROWS), node(0), messages(1) {
-        exists = end < 2 && row < count;
-        if (exists) {
-            node = load_early((end == 0 ? of.subject : of.object) + first + row);
-            messages = load_early(of.offsets + node + 1) - load_early(of.offsets + node);
+    __device__ __forceinline__ ThreadRow(const HeadsGradientArguments<T> &of, int first, int count)
+        : part(threadIdx.x / CHUNK_ROWS), edge(threadIdx.x % CHUNK_ROWS), row(first + edge), messages(1) {
+        exists = part < HEAD_PARTS && edge < count;
+        if (exists && part != EDGE_STATE) {
+            row = load_early((part == TO_SUBJECT ? of.subject : of.object) + first + edge);
+            messages = load_early(of.offsets + row + 1) - load_early(of.offsets + row);
         }
     }
     // The caller waits for the block.
-    __device__ __forceinline__ void keep(ChunkEnds &ends) const {
+    __device__ __forceinline__ void keep(ChunkRows &rows) const {
         if (exists) {
-            ends.node[end][row] = node;
-            ends.share[end][row] = 1.0f / messages;
+            rows.row[part][edge] = row;
+            rows.share[part][edge] = 1.0f / messages;
         }
     }
 };
@@ -137,39 +141,39 @@ struct ThreadEnd {
 // Number of rows that are loaded before the first of them is used.
 constexpr int ROWS_AT_ONCE = 4;
 
-// Calls use(row, d, z) for a warp's rows of a chunk: d, the gradient with respect to four columns of the heads'
+// Calls use(edge, d, z) for a warp's edges of a chunk: d, the gradient with respect to four columns of the heads'
 // outputs, and their z.
 template <class T, class Use>
 __device__ __forceinline__ void for_each_gradient(const HeadsGradientArguments<T> &of, const T *z,
-                                                  const HeadColumns &at, const ChunkEnds &ends, int first, int count,
+                                                  const HeadColumns &at, const ChunkRows &rows, int first, int count,
                                                   const Use &use) {
     bool is_message = at.part != EDGE_STATE;
-    int end = at.part == TO_OBJECT;
+    const int *gradient_rows = rows.row[at.part];
+    const float *shares = rows.share[at.part];
     auto gradient = four_columns(is_message ? of.d_pooled : of.d_edge_state,
                                  is_message ? of.pooled_stride : of.state_stride, at.column, at.columns);
     auto input = four_columns(z + at.start, of.stride, at.column, at.columns);
-    for (int begin = threadIdx.x / WARP_LANES; begin < count; begin += ROWS_AT_ONCE * ROW_LANES) {
-        PackedFour<T> of_d[ROWS_AT_ONCE], of_z[ROWS_AT_ONCE];
+    int warp = threadIdx.x / WARP_LANES, rows_of_warp = (count - warp + ROW_LANES - 1) / ROW_LANES;
+    struct Loaded {
+        PackedFour<T> d, z;
+    };
+    for_columns(gradient, input, [&](auto of_gradient, auto of_input) {
+        constexpr int at_once = rows_at_once<decltype(of_input), ROWS_AT_ONCE>;
+        auto load = [&](int i) {
+            int edge = warp + i * ROW_LANES;
+            return Loaded{of_gradient.load(gradient_rows[edge]), of_input.load(first + edge)};
+        };
+        for_each_row<at_once>(0, rows_of_warp, load, [&](int i, const Loaded &loaded) {
+            int edge = warp + i * ROW_LANES;
+            Four d = loaded.d.widen();
+            float share = shares[edge];
 #pragma unroll
-        for (int k = 0; k < ROWS_AT_ONCE; k++) {
-            int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
-            of_d[k] = gradient.load(is_message ? ends.node[end][row] : first + row);
-            of_z[k] = input.load(first + row);
-        }
-#pragma unroll
-        for (int k = 0; k < ROWS_AT_ONCE; k++) {
-            int row = begin + k * ROW_LANES;
-            if (row < count) {
-                Four d = of_d[k].widen();
-                float share = is_message ? ends.share[end][row] : 1.0f;
-#pragma unroll
-                for (int i = 0; i < COLUMNS_EACH; i++) {
-                    d[i] = __fmul_rn(d[i], share);
-                }
-                use(row, d, of_z[k].widen());
+            for (int k = 0; k < COLUMNS_EACH; k++) {
+                d[k] = __fmul_rn(d[k], share);
             }
-        }
-    }
+            use(edge, d, loaded.z.widen());
+        });
+    });
 }
 
 template <class T> struct EdgePoolBackwardSums {
@@ -181,15 +185,15 @@ template <class T> struct EdgePoolBackwardSums {
 
 template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const EdgePoolBackwardSums<T> &args) {
     __shared__ SumMemory memory;
-    __shared__ ChunkEnds ends;
+    __shared__ ChunkRows chunk;
     const HeadsGradientArguments<T> &of = args.of;
     int edges = load_early(of.edge_count), first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edges - first);
-    ThreadEnd own(of, first, count);
+    ThreadRow own(of, first, count);
     begin_kernel();
     if (first >= edges && first > 0) {
         return; // the whole block; without edges the first blocks continue
     }
-    own.keep(ends);
+    own.keep(chunk);
     __syncthreads();
     auto columns_of = [&](int index) {
         return head_columns(blockIdx.x * WARP_LANES + index, of.width, of.hidden);
@@ -199,7 +203,7 @@ template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const
     if (at.column < at.columns) {
         NormFour norm = load_norm(args.norm.rows().from(at.start), at.column, at.columns);
         Four mean = load_four(args.gradient.mean + at.start, at.column, at.columns);
-        for_each_gradient(of, args.z, at, ends, first, count,
+        for_each_gradient(of, args.z, at, chunk, first, count,
                           [&](int, const Four &d, const Four &z) { sums.add(norm, mean, d, z); });
     }
     auto column_of = [&](int in_strip) {
@@ -215,29 +219,30 @@ template <class T> struct EdgePoolBackward {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_backward(const EdgePoolBackward<T> &args) {
-    __shared__ ChunkEnds ends;
+    __shared__ ChunkRows chunk;
     const HeadsGradientArguments<T> &of = args.of;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, load_early(of.edge_count) - first);
-    ThreadEnd own(of, first, count);
+    ThreadRow own(of, first, count);
     begin_kernel();
     if (count <= 0) {
         return; // the whole block
     }
-    own.keep(ends);
+    own.keep(chunk);
     __syncthreads();
     HeadColumns at = head_columns(blockIdx.x * WARP_LANES + threadIdx.x % WARP_LANES, of.width, of.hidden);
     if (at.column >= at.columns) {
         return;
     }
     NormBackwardFour backward = load_norm_backward(args.through.rows(of.width).from(at.start), at.column, at.columns);
-    for_each_gradient(of, args.through.z, at, ends, first, count, [&](int row, const Four &d, const Four &z) {
-        store_four(args.d_z + size_t(first + row) * of.stride + at.start, at.column, at.columns, backward(d, z));
+    bool whole = four_columns(args.d_z + at.start, of.stride, at.column, at.columns).whole;
+    for_each_gradient(of, args.through.z, at, chunk, first, count, [&](int row, const Four &d, const Four &z) {
+        store_four(row_of(args.d_z + at.start, first + row, of.stride), at.column, at.columns, backward(d, z), whole);
     });
 }
 
-STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS)
+STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS, FORWARD_BLOCKS)
 STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, STRIP_THREADS, SUMS_BLOCKS)
 STORED_KERNEL(edge_pool_backward, EdgePoolBackward, STRIP_THREADS, BACKWARD_BLOCKS)
-EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS),
+EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS, FORWARD_BLOCKS),
                  EMULATED_STORED_KERNEL(edge_pool_backward_sums, STRIP_THREADS, SUMS_BLOCKS),
                  EMULATED_STORED_KERNEL(edge_pool_backward, STRIP_THREADS, BACKWARD_BLOCKS))

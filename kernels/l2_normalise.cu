@@ -82,19 +82,21 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     }
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     NormRows norm = args.norm.rows();
-    const T *of_x = args.d_x + size_t(first) * stride, *of_z = args.z + size_t(first) * stride;
+    const T *of_x = row_of(args.d_x, first, stride), *of_z = row_of(args.z, first, stride);
     for (int begin = warp; begin < count; begin += ROWS_AT_ONCE * ROW_LANES) {
         float squares[ROWS_AT_ONCE] = {}, dot[ROWS_AT_ONCE] = {};
         for (int c = lane * COLUMNS_EACH; c < columns; c += STRIP) {
             NormFour norms = load_norm(norm, c, columns);
             auto z_rows = four_columns(of_z, stride, c, columns), x_rows = four_columns(of_x, stride, c, columns);
             PackedFour<T> of_value[ROWS_AT_ONCE], of_d[ROWS_AT_ONCE];
+            for_columns(z_rows, x_rows, [&](const auto &of_z, const auto &of_x) {
 #pragma unroll
-            for (int k = 0; k < ROWS_AT_ONCE; k++) {
-                int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
-                of_value[k] = z_rows.load(row);
-                of_d[k] = x_rows.load(row);
-            }
+                for (int k = 0; k < ROWS_AT_ONCE; k++) {
+                    int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
+                    of_value[k] = of_z.load(row);
+                    of_d[k] = of_x.load(row);
+                }
+            });
 #pragma unroll
             for (int k = 0; k < ROWS_AT_ONCE; k++) {
                 Four y = relu_norm(norms, of_value[k].widen()), d = of_d[k].widen();
@@ -123,17 +125,22 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
         NormFour norms = load_norm(norm, column, columns);
         Four mean = load_four(args.gradient.mean, column, columns);
         auto z_rows = four_columns(of_z, stride, column, columns), x_rows = four_columns(of_x, stride, column, columns);
-        for (int row = warp; row < count; row += ROW_LANES) {
-            float2 of_row = of_rows[row];
-            auto of_value = z_rows.load(row), of_d = x_rows.load(row);
-            Four values = of_value.widen(), d = of_d.widen(), y = relu_norm(norms, values);
+        T *of_y = row_of(args.d_y, first, stride);
+        bool whole = four_columns(of_y, stride, column, columns).whole;
+        for_columns(z_rows, x_rows, [&](const auto &of_z, const auto &of_x) {
+#pragma unroll 2
+            for (int row = warp; row < count; row += ROW_LANES) {
+                float2 of_row = of_rows[row];
+                auto of_value = of_z.load(row), of_d = of_x.load(row);
+                Four values = of_value.widen(), d = of_d.widen(), y = relu_norm(norms, values);
 #pragma unroll
-            for (int i = 0; i < COLUMNS_EACH; i++) {
-                d[i] = (d[i] - y[i] * of_row.y) / of_row.x;
+                for (int i = 0; i < COLUMNS_EACH; i++) {
+                    d[i] = (d[i] - y[i] * of_row.y) / of_row.x;
+                }
+                sums.add(norms, mean, rounded_four<T>(d), values);
+                store_four(row_of(of_y, row, stride), column, columns, d, whole);
             }
-            sums.add(norms, mean, rounded_four<T>(d), values);
-            store_four(args.d_y + size_t(first + row) * stride, column, columns, d);
-        }
+        });
     }
     auto column_of = [&](int in_strip) { return int(blockIdx.x * STRIP) + in_strip; };
     finish_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, rows, columns, column_of, memory);

@@ -13,47 +13,80 @@ struct ListsArguments {
 // Number of rows that are loaded before the first of them is used: their latencies overlap.
 constexpr int LISTED_AT_ONCE = 8;
 
-// Calls use(row, load(row)) for the rows first..end, in order. Behind the last row it is loaded again, which costs less
-// than a branch between the loads.
-template <int at_once = LISTED_AT_ONCE, class Load, class Use>
-__device__ __forceinline__ void for_each_row(int first, int end, const Load &load, const Use &use) {
-    for (int row = first; row < end; row += at_once) {
-        decltype(load(0)) loaded[at_once];
-#pragma unroll
-        for (int k = 0; k < at_once; k++) {
-            loaded[k] = load(min(row + k, end - 1));
-        }
-#pragma unroll
-        for (int k = 0; k < at_once; k++) {
-            if (row + k < end) {
-                use(row + k, loaded[k]);
-            }
-        }
+// Number of rows at once, of `most`: fewer of columns of which a row takes several accesses, for the sake of registers.
+template <class Columns, int most>
+constexpr int rows_at_once = most / Columns::accesses > 2 ? most / Columns::accesses : 2;
+
+// Calls share.take<at_once, all>(first, count) for shares of first..end, in order: whole ones, then one for the rest, of
+// half the size if that is enough. In a share that may not be whole, what lies behind its last row is that row again,
+// which costs less than a branch between the loads.
+template <int at_once, class Share>
+__device__ __forceinline__ void for_each_share(int first, int end, const Share &share) {
+    for (; first + at_once <= end; first += at_once) {
+        share.template take<at_once, true>(first, at_once);
+    }
+    if (end - first > at_once / 2) {
+        share.template take<at_once, false>(first, end - first);
+    } else if (first < end) {
+        share.template take<at_once / 2, false>(first, end - first);
     }
 }
 
-// Calls use(entry, load(entry)) for the entries first..end of the lists, in order.
-template <class Load, class Use>
-__device__ __forceinline__ void for_each_entry(const int *entries, int first, int end, const Load &load,
-                                               const Use &use) {
-    for (int i = first; i < end; i += LISTED_AT_ONCE) {
-        int entry[LISTED_AT_ONCE];
-        decltype(load(0)) loaded[LISTED_AT_ONCE];
+template <class Load, class Use> struct RowShare {
+    const Load &load;
+    const Use &use;
+
+    template <int at_once, bool all> __device__ __forceinline__ void take(int first, int count) const {
+        decltype(load(0)) loaded[at_once];
 #pragma unroll
-        for (int k = 0; k < LISTED_AT_ONCE; k++) {
-            entry[k] = entries[min(i + k, end - 1)];
+        for (int k = 0; k < at_once; k++) {
+            loaded[k] = load(first + (all ? k : min(k, count - 1)));
         }
 #pragma unroll
-        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+        for (int k = 0; k < at_once; k++) {
+            if (all || k < count) {
+                use(first + k, loaded[k]);
+            }
+        }
+    }
+};
+
+// Calls use(row, load(row)) for the rows first..end, in order.
+template <int at_once = LISTED_AT_ONCE, class Load, class Use>
+__device__ __forceinline__ void for_each_row(int first, int end, const Load &load, const Use &use) {
+    for_each_share<at_once>(first, end, RowShare<Load, Use>{load, use});
+}
+
+template <class Load, class Use> struct EntryShare {
+    const int *entries;
+    const Load &load;
+    const Use &use;
+
+    template <int at_once, bool all> __device__ __forceinline__ void take(int first, int count) const {
+        int entry[at_once];
+#pragma unroll
+        for (int k = 0; k < at_once; k++) {
+            entry[k] = entries[first + (all ? k : min(k, count - 1))];
+        }
+        decltype(load(0)) loaded[at_once];
+#pragma unroll
+        for (int k = 0; k < at_once; k++) {
             loaded[k] = load(entry[k]);
         }
 #pragma unroll
-        for (int k = 0; k < LISTED_AT_ONCE; k++) {
-            if (i + k < end) {
+        for (int k = 0; k < at_once; k++) {
+            if (all || k < count) {
                 use(entry[k], loaded[k]);
             }
         }
     }
+};
+
+// Calls use(entry, load(entry)) for the entries first..end of the lists, in order.
+template <int at_once = LISTED_AT_ONCE, class Load, class Use>
+__device__ __forceinline__ void for_each_entry(const int *entries, int first, int end, const Load &load,
+                                               const Use &use) {
+    for_each_share<at_once>(first, end, EntryShare<Load, Use>{entries, load, use});
 }
 
 // ---- long lists ---------------------------------------------------------------------------------------------------

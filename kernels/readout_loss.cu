@@ -48,9 +48,11 @@ __device__ __forceinline__ float graph_embedding(float *f, const StatesArguments
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
         Four mean = {};
         auto rows = four_columns(states.values, states.stride, c, width);
-        for_each_row(
-            nodes.first, nodes.mean_end, [&](int node) { return rows.load(node); },
-            [&](int, const PackedFour<T> &loaded) { add_four(mean, loaded.widen()); });
+        for_columns(rows, [&](const auto &columns) {
+            for_each_row(
+                nodes.first, nodes.mean_end, [&](int node) { return columns.load(node); },
+                [&](int, const PackedFour<T> &loaded) { add_four(mean, loaded.widen()); });
+        });
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             mean[i] /= count;
@@ -156,12 +158,15 @@ __device__ __forceinline__ void graph_backward(T *d_node_state, const float *f,
         for (int i = 0; i < COLUMNS_EACH; i++) {
             d[i] = (d[i] - (clamped ? 0.0f : of_f[i] * along)) / divisor;
         }
-        for (int node = nodes.first; node < nodes.mean_end; node++) {
-            store_four(d_node_state + size_t(node) * stride, c, width, d);
-        }
-        for (int node = nodes.mean_end; node < nodes.end; node++) {
-            store_four(d_node_state + size_t(node) * stride, c, width, Four{});
-        }
+        for_columns(four_columns(d_node_state, stride, c, width), [&](const auto &columns) {
+#pragma unroll 4
+            for (int node = nodes.first; node < nodes.mean_end; node++) {
+                store_four(row_of(d_node_state, node, stride), c, width, d, columns.whole);
+            }
+            for (int node = nodes.mean_end; node < nodes.end; node++) {
+                store_four(row_of(d_node_state, node, stride), c, width, Four{}, columns.whole);
+            }
+        });
     }
 }
 

@@ -27,6 +27,29 @@ template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) {
 // Value that is read back after `value` was stored.
 template <class T> __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
 
+// ---- rows ----------------------------------------------------------------------------------------------------------
+
+// Product of 32 bits by 32 bits with 64. The compiler widens a stride ahead of a loop and then multiplies 64 bits by 64,
+// which takes four instructions for this one.
+__device__ __forceinline__ long long wide_product(int a, int b) {
+#ifdef __CUDACC__
+    long long product;
+    asm("mul.wide.s32 %0, %1, %2;" : "=l"(product) : "r"(a), "r"(b));
+    return product;
+#else
+    return (long long)(a) * b;
+#endif
+}
+
+// Start of a row of a matrix whose rows lie `stride` values apart.
+template <class T> __device__ __forceinline__ const T *row_of(const T *matrix, int row, int stride) {
+    const char *bytes = reinterpret_cast<const char *>(matrix);
+    return reinterpret_cast<const T *>(bytes + wide_product(row, stride * int(sizeof(T))));
+}
+template <class T> __device__ __forceinline__ T *row_of(T *matrix, int row, int stride) {
+    return const_cast<T *>(row_of(const_cast<const T *>(matrix), row, stride));
+}
+
 // ---- four columns at a time ---------------------------------------------------------------------------------------
 
 // A thread handles four adjacent columns. It uses one access of 8 or 16 bytes if the address is aligned to that size.
@@ -76,15 +99,31 @@ template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
     return reinterpret_cast<size_t>(at) % (COLUMNS_EACH * sizeof(T)) == 0;
 }
 
+// Four columns of the rows of a matrix, all of which exist: one access reads them.
+template <class T> struct WholeColumns {
+    static constexpr bool whole = true;
+    static constexpr int accesses = 1; // at most, for the columns of a row
+    const T *first_row; // at the first of the columns
+    int stride;
+
+    // `shift` columns further on; the same alignment is assumed there.
+    __device__ __forceinline__ PackedFour<T> load(int row, int shift = 0) const {
+        return load_aligned(row_of(first_row, row, stride) + shift);
+    }
+};
+
 // Four columns of the rows of a matrix. Whether one access reads them is decided once for all rows.
 template <class T> struct FourColumns {
+    static constexpr int accesses = COLUMNS_EACH;
     const T *first_row; // at the first of the columns
     int stride, count;  // number of columns that exist
     bool whole;
 
     // `shift` columns further on; the same alignment is assumed there.
     __device__ __forceinline__ PackedFour<T> load(int row, int shift = 0) const {
-        const T *from = first_row + size_t(row) * stride + shift;
+        return load_from(row_of(first_row, row, stride) + shift);
+    }
+    __device__ __forceinline__ PackedFour<T> load_from(const T *from) const {
         if (whole) {
             return load_aligned(from);
         }
@@ -107,9 +146,30 @@ __device__ __forceinline__ FourColumns<T> four_columns(const T *matrix, int stri
     return {first, stride, columns - column, whole};
 }
 
+// Calls use(columns) with WholeColumns if one access reads four columns, else with FourColumns. In WholeColumns no branch
+// lies between the loads of several rows.
+template <class T, class Use> __device__ __forceinline__ void for_columns(const FourColumns<T> &of, const Use &use) {
+    if (of.whole) {
+        use(WholeColumns<T>{of.first_row, of.stride});
+    } else {
+        use(of);
+    }
+}
+
+// The same for two matrices.
+template <class T, class Use>
+__device__ __forceinline__ void for_columns(const FourColumns<T> &a, const FourColumns<T> &b, const Use &use) {
+    if (a.whole && b.whole) {
+        use(WholeColumns<T>{a.first_row, a.stride}, WholeColumns<T>{b.first_row, b.stride});
+    } else {
+        use(FourColumns<T>{a.first_row, a.stride, a.count, false},
+            FourColumns<T>{b.first_row, b.stride, b.count, false});
+    }
+}
+
 // Loads four columns, starting at `column`, of a row with `columns` values.
 template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
-    return four_columns(row, 0, column, columns).load(0).widen();
+    return four_columns(row, 0, column, columns).load_from(row + column).widen();
 }
 
 // Stores four columns, starting at `column`, of a row with `columns` values. `whole`: one access stores them.
