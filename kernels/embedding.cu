@@ -49,6 +49,31 @@ template <class T> struct EmbeddingBackward {
     int width, stride;
 };
 
+// Zeros that the compiler takes for unknown: it would store four constants one by one.
+__device__ __forceinline__ Four unknown_zeros() {
+    float zero = 0.0f;
+#ifdef __CUDACC__
+    asm("mov.f32 %0, 0f00000000;" : "=f"(zero));
+#endif
+    return {{zero, zero, zero, zero}};
+}
+
+// Writes zeros to the rows first..end of the table, which lie side by side.
+__device__ __forceinline__ void write_zeros(float *table, int first, int end, int width) {
+    float *from = table + size_t(first) * width;
+    Four zeros = unknown_zeros();
+    int count = max(end - first, 0) * width, i = threadIdx.x * COLUMNS_EACH;
+    if (is_aligned(from)) {
+#pragma unroll 4
+        for (; i + COLUMNS_EACH <= count; i += THREADS * COLUMNS_EACH) {
+            store_aligned(from + i, zeros);
+        }
+    }
+    for (; i < count; i += THREADS * COLUMNS_EACH) {
+        store_four(from, i, count, zeros, false);
+    }
+}
+
 template <class T> __device__ __forceinline__ void embedding_backward(const EmbeddingBackward<T> &args) {
     const LookupGradientArguments<T> &of = args.lookups[blockIdx.y];
     int row = blockIdx.x, count = load_early(of.row_count), width = args.width;
@@ -58,15 +83,14 @@ template <class T> __device__ __forceinline__ void embedding_backward(const Embe
     if (row >= max(count, 1)) { // without rows the first block writes all zeros
         return;
     }
-    for (int type = first; type < end; type++) {
+    if (row < count) {
         for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
-            Four d = {};
-            if (type == occurs) {
-                d = load_four(of.d_rows + size_t(row) * args.stride, c, width);
-            }
-            store_four(of.d_table + size_t(type) * width, c, width, d);
+            Four d = load_four(row_of(of.d_rows, row, args.stride), c, width);
+            store_four(row_of(of.d_table, occurs, width), c, width, d);
         }
     }
+    write_zeros(of.d_table, first, occurs, width);
+    write_zeros(of.d_table, occurs + 1, end, width);
 }
 
 STORED_KERNEL(embedding_forward, EmbeddingForward, THREADS)
