@@ -53,6 +53,18 @@ struct WeightSegment {
     int first, end, width, stride, at;
 };
 
+// Stores four values in one access. A uint2, as in store_aligned, is stored by two here.
+__device__ __forceinline__ void store_together(bf16 *to, const Four &all) {
+    unsigned low = pack_bf16(all[0], all[1]), high = pack_bf16(all[2], all[3]);
+    unsigned long long both;
+#ifdef __CUDACC__
+    asm("mov.b64 %0, {%1, %2};" : "=l"(both) : "r"(low), "r"(high));
+#else
+    both = low | (unsigned long long)(high) << 32;
+#endif
+    *reinterpret_cast<unsigned long long *>(to) = both;
+}
+
 // Destination of the weight copy; null pointers if there is no copy.
 struct CopyArguments {
     bf16 *values;
@@ -73,16 +85,31 @@ struct CopyArguments {
         return segments[low];
     }
 
-    // Stores values i..i + 4, as far as they lie below `count`.
-    __device__ __forceinline__ void store(int i, int count, const Four &all) const {
-        WeightSegment of = segment(i);
-        if (i >= of.first && i + COLUMNS_EACH <= min(of.end, count)) {
-            unsigned row = unsigned(i - of.first) / of.width;
-            int column = i - of.first - int(row) * of.width;
-            if (column + COLUMNS_EACH <= of.width) {
-                store_four(values + of.at + size_t(row) * of.stride, column, of.width, all);
+    // Number of the segment of a warp whose first value is i. All lanes search together, in 32 places at a time.
+    __device__ __forceinline__ int warp_segment(int i) const {
+        int low = 0, beyond = segment_count, lane = threadIdx.x % WARP_LANES;
+        while (beyond - low > 1) {
+            int step = (beyond - low + WARP_LANES - 1) / WARP_LANES, at = low + lane * step;
+            unsigned reached = __ballot_sync(FULL_WARP, at < beyond && segments[at].first <= i);
+            low += max(__popc(reached) - 1, 0) * step;
+            beyond = min(beyond, low + step);
+        }
+        return low;
+    }
+
+    // Stores values i..i + 4, as far as they lie below `count`. `near` is the segment of the warp's first value.
+    __device__ __forceinline__ void store(int i, int count, const Four &all, int near) const {
+        int next_first = near + 1 < segment_count ? segments[near + 1].first : 0x7fffffff;
+        WeightSegment of = segments[i < next_first ? near : near + 1];
+        if (i >= of.first && i < min(of.end, count) - (COLUMNS_EACH - 1)) {
+            int row = unsigned(i - of.first) / of.width, column = i - of.first - row * of.width;
+            bf16 *to = row_of(values + of.at, row, of.stride) + column;
+            if (column + COLUMNS_EACH <= of.width && is_aligned(to)) {
+                store_together(to, all);
                 return;
             }
+        } else if (i <= next_first - COLUMNS_EACH && (i >= of.end || i <= of.first - COLUMNS_EACH)) {
+            return; // no weight
         }
         for (int k = 0; k < COLUMNS_EACH && i + k < count; k++) {
             of = segment(i + k);
@@ -129,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     begin_kernel();
     __shared__ float factors[FACTORS];
     int i = args.begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
-    // The loads are in flight while four threads, in different warps, compute the factors.
+    // The loads are in flight while the warps find their segments, and four threads, in different warps, compute the factors.
     Four p = {}, g = {}, m = {}, v = {};
     bool decays[COLUMNS_EACH] = {};
     if (i < args.end) {
@@ -145,6 +172,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
             }
         }
     }
+    int segment = args.copy.warp_segment(i - threadIdx.x % WARP_LANES * COLUMNS_EACH);
     if (threadIdx.x % WARP_LANES == 0 && threadIdx.x < FACTORS * WARP_LANES) {
         int which = threadIdx.x / WARP_LANES;
         factors[which] = args.factor(which, *args.steps);
@@ -175,7 +203,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     store_four(args.second, i, args.end, v);
     store_four(args.values, i, args.end, p);
     if (args.copy.values != nullptr) {
-        args.copy.store(i, args.end, p);
+        args.copy.store(i, args.end, p, segment);
     }
 }
 
@@ -235,8 +263,9 @@ struct CopyWeights {
 extern "C" __global__ void __launch_bounds__(THREADS) weight_copy(const __grid_constant__ CopyWeights args) {
     begin_kernel();
     int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
+    int segment = args.copy.warp_segment(i - threadIdx.x % WARP_LANES * COLUMNS_EACH);
     if (i < args.count) {
-        args.copy.store(i, args.count, load_four(args.values, i, args.count));
+        args.copy.store(i, args.count, load_four(args.values, i, args.count), segment);
     }
 }
 
