@@ -11,7 +11,7 @@
 //! There are two slots. A step reads the batch in one and assembles the next batch in the other, on the branch. So there
 //! are two captured steps, which alternate. The step that ends an epoch assembles a batch without graphs, which no step reads.
 //!
-//! Grids cover the largest batch that was drawn ([`TrainingSet::largest`]). A batch of the largest graphs would be two to three
+//! Grids cover the largest batch that was drawn (`TrainingSet::largest`). A batch of the largest graphs would be two to three
 //! times as large: sums over many graphs hardly differ.
 
 use rayon::prelude::*;
