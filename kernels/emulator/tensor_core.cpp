@@ -165,6 +165,9 @@ void wait_copies(int groups_under_way) {
         memset(static_cast<char *>(copy.to) + copy.valid_bytes, 0, size_t(copy.bytes - copy.valid_bytes));
         note_copy(copy.to, size_t(copy.bytes));
     }
+    if (performed == 0) {
+        return; // a thread without copies has no list
+    }
     own.count -= performed;
     memmove(own.list, own.list + performed, sizeof(Copy) * own.count);
 }
