@@ -159,9 +159,11 @@ fn every_kernel_agrees_with_the_reference_and_the_emulator() {
         let known: BTreeSet<&str> = known.flat_map(|file| file.kernels).map(|kernel| kernel.name).collect();
         let missing: Vec<&str> = known.into_iter().filter(|name| !table.contains_key(name)).collect();
         assert!(missing.is_empty(), "kernels that did not run: {missing:?}");
-        // PTX without contraction to fused multiply-adds has the emulator's bits (`scripts/compare_ptx.sh`).
+        // PTX without contraction to fused multiply-adds has the emulator's bits (`scripts/compare_ptx.sh`), but for the loss: CUDA
+        // and the C library round exp and log1p differently.
         let differ = table.iter().filter(|(_, compared)| compared.equal < compared.launches);
-        let differ: Vec<&str> = differ.map(|(name, _)| *name).collect();
+        let differ: Vec<&str> =
+            differ.map(|(name, _)| *name).filter(|name| !name.starts_with("readout_loss")).collect();
         let bits_wanted = std::env::var_os("SCENERANK_PTX_BITS").is_some();
         assert!(!bits_wanted || differ.is_empty(), "kernels with other bits than the emulator's: {differ:?}");
     }
