@@ -165,12 +165,14 @@ impl Batch {
         slot.upload(device)
     }
 
+    /// The training set, if steps take their batches from it.
+    fn assembled_from(&self) -> Option<&TrainingSet> {
+        self.training_set.as_ref().filter(|_| self.assembles)
+    }
+
     /// Source of the step's batch, below [`SOURCES`].
     pub(crate) fn source(&self) -> usize {
-        match &self.training_set {
-            Some(set) if self.assembles => self.slots.len() + set.current(),
-            _ => self.current,
-        }
+        self.assembled_from().map_or(self.current, |set| self.slots.len() + set.current())
     }
 
     /// Makes the grids of the following launches cover the largest batch that fits in this slot, or only the batch loaded
@@ -181,20 +183,17 @@ impl Batch {
 
     /// Sizes that grids must cover.
     fn grids(&self) -> Counts {
-        match &self.training_set {
-            Some(set) if self.assembles => self.places.most.up_to(set.largest()),
-            _ if self.for_most => self.places.most,
-            _ => self.counts,
+        match self.assembled_from() {
+            Some(set) => self.places.most.up_to(set.largest()),
+            None if self.for_most => self.places.most,
+            None => self.counts,
         }
     }
 
     /// Sizes that the grids of a captured step must cover.
     pub(crate) fn captured_size(&self) -> BatchSize {
-        let Counts { graphs, nodes, edges, .. } = match &self.training_set {
-            Some(set) if self.assembles => return set.largest(),
-            _ => self.places.most,
-        };
-        BatchSize { graphs, nodes, edges }
+        let Counts { graphs, nodes, edges, .. } = self.places.most;
+        self.assembled_from().map_or(BatchSize { graphs, nodes, edges }, TrainingSet::largest)
     }
 
     /// Number of anchors of the epoch; 0 before the first one.
@@ -203,10 +202,7 @@ impl Batch {
     }
 
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {
-        let slot = match &self.training_set {
-            Some(set) if self.assembles => set.batch(),
-            _ => &self.slots[self.current].device,
-        };
+        let slot = self.assembled_from().map_or(&self.slots[self.current].device, TrainingSet::batch);
         slot.slice(place..place + len)
     }
 
