@@ -17,7 +17,7 @@
 use rayon::prelude::*;
 
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::{Buffer, Element, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Element};
 use crate::backend::cuda::launchers::batch_places::Places;
 use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
 use crate::backend::cuda::launchers::graph_batch::{
@@ -143,16 +143,16 @@ impl TrainingSet {
             &mut self.triples;
         assert!(order.len() <= anchors.len(), "a training image is an anchor at most once");
         self.drawn = order.len();
-        device.upload(bytemuck::cast_slice(order), all_mut(anchors))?;
-        device.upload(&[i32::try_from(position).expect("an anchor")], all_mut(&mut self.position))?;
+        device.upload(bytemuck::cast_slice(order), anchors.all_mut())?;
+        device.upload(&[i32::try_from(position).expect("an anchor")], self.position.all_mut())?;
         let [mut positives, mut negatives] = match &self.caption_vectors {
             None => [(); 2].map(|()| vec![-1; order.len()]),
             Some(CaptionVectors { values, width }) => {
                 let mut triples = Triples {
-                    positive: all_mut(positive),
-                    negative: all_mut(negative),
-                    similarity_positive: all_mut(similarity_positive),
-                    similarity_negative: all_mut(similarity_negative),
+                    positive: positive.all_mut(),
+                    negative: negative.all_mut(),
+                    similarity_positive: similarity_positive.all_mut(),
+                    similarity_negative: similarity_negative.all_mut(),
                 };
                 let of = Anchors {
                     anchors: anchors.slice(0..order.len()),
@@ -172,8 +172,8 @@ impl TrainingSet {
             for (at, triple) in drawn() {
                 (positives[at], negatives[at]) = (triple.positive as i32, triple.negative as i32);
             }
-            device.upload(&positives, all_mut(positive))?;
-            device.upload(&negatives, all_mut(negative))?;
+            device.upload(&positives, positive.all_mut())?;
+            device.upload(&negatives, negative.all_mut())?;
             replace(
                 device,
                 similarity_positive,
@@ -239,9 +239,8 @@ impl TrainingSet {
             similarity_negative: similarity_negative.slice(0..self.drawn),
         };
         let of = Collection { array: self.collection.slice(0..self.collection.len()), places: &self.places };
-        let slot =
-            BatchSlot { lists: all_mut(&mut self.slots[slot]), places, scratch: all_mut(&mut self.scratch) };
-        assemble_graph_batch(device, slot, &mut all_mut(&mut self.position), triples, of)
+        let slot = BatchSlot { lists: self.slots[slot].all_mut(), places, scratch: self.scratch.all_mut() };
+        assemble_graph_batch(device, slot, &mut self.position.all_mut(), triples, of)
     }
 }
 
@@ -267,7 +266,7 @@ fn largest_batch(
 
 fn uploaded<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     let mut buffer = device.allocate_unwritten(values.len())?;
-    device.upload(values, all_mut(&mut buffer))?;
+    device.upload(values, buffer.all_mut())?;
     Ok(buffer)
 }
 
@@ -279,12 +278,7 @@ fn replace<T: Element>(
 ) -> Result<()> {
     let mut all = device.download(list, 0..list.len())?;
     values.for_each(|(at, value)| all[at] = value);
-    device.upload(&all, all_mut(list))
-}
-
-fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
-    let len = buffer.len();
-    buffer.slice_mut(0..len)
+    device.upload(&all, list.all_mut())
 }
 
 #[cfg(test)]
