@@ -235,8 +235,8 @@ template <class T> __device__ __forceinline__ void edge_pool_backward(const Edge
     }
     NormBackwardFour backward = load_norm_backward(args.through.rows(of.width).from(at.start), at.column, at.columns);
     bool whole = four_columns(args.d_z + at.start, of.stride, at.column, at.columns).whole;
-    for_each_gradient(of, args.through.z, at, chunk, first, count, [&](int row, const Four &d, const Four &z) {
-        store_four(row_of(args.d_z + at.start, first + row, of.stride), at.column, at.columns, backward(d, z), whole);
+    for_each_gradient(of, args.through.z, at, chunk, first, count, [&](int edge, const Four &d, const Four &z) {
+        store_four(row_of(args.d_z + at.start, first + edge, of.stride), at.column, at.columns, backward(d, z), whole);
     });
 }
 

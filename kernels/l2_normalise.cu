@@ -89,12 +89,12 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
             NormFour norms = load_norm(norm, c, columns);
             auto z_rows = four_columns(of_z, stride, c, columns), x_rows = four_columns(of_x, stride, c, columns);
             PackedFour<T> of_value[ROWS_AT_ONCE], of_d[ROWS_AT_ONCE];
-            for_columns(z_rows, x_rows, [&](const auto &of_z, const auto &of_x) {
+            for_columns(z_rows, x_rows, [&](const auto &z_columns, const auto &x_columns) {
 #pragma unroll
                 for (int k = 0; k < ROWS_AT_ONCE; k++) {
                     int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
-                    of_value[k] = of_z.load(row);
-                    of_d[k] = of_x.load(row);
+                    of_value[k] = z_columns.load(row);
+                    of_d[k] = x_columns.load(row);
                 }
             });
 #pragma unroll
@@ -127,11 +127,11 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
         auto z_rows = four_columns(of_z, stride, column, columns), x_rows = four_columns(of_x, stride, column, columns);
         T *of_y = row_of(args.d_y, first, stride);
         bool whole = four_columns(of_y, stride, column, columns).whole;
-        for_columns(z_rows, x_rows, [&](const auto &of_z, const auto &of_x) {
+        for_columns(z_rows, x_rows, [&](const auto &z_columns, const auto &x_columns) {
 #pragma unroll 2
             for (int row = warp; row < count; row += ROW_LANES) {
                 float2 of_row = of_rows[row];
-                auto of_value = of_z.load(row), of_d = of_x.load(row);
+                auto of_value = z_columns.load(row), of_d = x_columns.load(row);
                 Four values = of_value.widen(), d = of_d.widen(), y = relu_norm(norms, values);
 #pragma unroll
                 for (int i = 0; i < COLUMNS_EACH; i++) {

@@ -13,7 +13,7 @@ struct ListsArguments {
 // Number of rows that are loaded before the first of them is used: their latencies overlap.
 constexpr int LISTED_AT_ONCE = 8;
 
-// Number of rows at once, of `most`: fewer of columns of which a row takes several accesses, for the sake of registers.
+// Number of rows that are loaded at once: `most`, or fewer if a row takes several accesses, which need more registers.
 template <class Columns, int most>
 constexpr int rows_at_once = most / Columns::accesses > 2 ? most / Columns::accesses : 2;
 
