@@ -48,6 +48,7 @@ within() { # SECONDS NAME COMMAND...
 }
 
 print_sections() {
+    [[ -n "$section_table$section_name" ]] || return 0
     [[ -z "$section_name" ]] || close_section FAILED
     printf '\n%-16s %7s %7s\n%s' section seconds CPU "$section_table" | tee target/ci/sections.txt
     echo "$((SECONDS / 60)) minutes $((SECONDS % 60)) seconds in all"
