@@ -6,7 +6,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::products::{LARGEST_RSTD, LARGEST_SCALE, LARGEST_SHIFT, Output, Product, Shape};
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::{Buffer, Element};
+use crate::backend::cuda::device::buffer::Buffer;
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormGradient, Statistics, Sums};
 use crate::backend::cuda::launchers::linear::{
@@ -80,14 +80,14 @@ struct Draws<'d> {
 impl Draws<'_> {
     fn values(&mut self, count: usize, low: f64, high: f64) -> Result<Buffer<f32>> {
         let values: Vec<f32> = (0..count).map(|_| self.numbers.random_range(low..high) as f32).collect();
-        upload(self.device, &values)
+        self.device.allocate_copy(&values)
     }
 
     /// Matrix with values in -1..1. The padding of rows is NaN, since no product may depend on it.
     fn matrix(&mut self, rows: usize, columns: usize, parts: usize) -> Result<Buffer<bf16>> {
         let mut values = vec![bf16::NAN; rows * parts * bf16::stride(columns)];
         self.fill(&mut values, columns);
-        upload(self.device, &values)
+        self.device.allocate_copy(&values)
     }
 
     /// Such a matrix of one part, with more rows after these. They are NaN.
@@ -95,7 +95,7 @@ impl Draws<'_> {
         let stride = bf16::stride(columns);
         let mut values = vec![bf16::NAN; (rows + self.room) * stride];
         self.fill(&mut values[..rows * stride], columns);
-        upload(self.device, &values)
+        self.device.allocate_copy(&values)
     }
 
     fn fill(&mut self, values: &mut [bf16], columns: usize) {
@@ -106,14 +106,8 @@ impl Draws<'_> {
 
     fn indices(&mut self, count: usize, end: usize) -> Result<Buffer<i32>> {
         let values: Vec<i32> = (0..count).map(|_| self.numbers.random_range(0..end as i32)).collect();
-        upload(self.device, &values)
+        self.device.allocate_copy(&values)
     }
-}
-
-fn upload<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
-    let mut buffer = device.allocate_unwritten(values.len())?;
-    device.upload(values, buffer.all_mut())?;
-    Ok(buffer)
 }
 
 /// An array for each of two numbers.
@@ -135,7 +129,7 @@ impl<'d> Layer<'d> {
             device,
             shape,
             inputs: Inputs {
-                counts: two(of_values, |count| upload(device, &[count as i32]))?,
+                counts: two(of_values, |count| device.allocate_copy(&[count as i32]))?,
                 ends: two([edges; 2], |count| draws.indices(count, shape.nodes))?,
                 x: two(of_values, |rows| draws.rows(rows, inputs))?,
                 norm: [

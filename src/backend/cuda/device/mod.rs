@@ -150,6 +150,13 @@ impl Device {
         Ok(Buffer::new(self.driver.allocate(len * size_of::<T>())?, len))
     }
 
+    /// Allocates a buffer of these values.
+    pub fn allocate_copy<T: Element>(&self, values: &[T]) -> Result<Buffer<T>> {
+        let mut buffer = self.allocate_unwritten(values.len())?;
+        self.upload(values, buffer.all_mut())?;
+        Ok(buffer)
+    }
+
     /// Grows `buffer` to at least `len` values and discards its content. Within a step buffers are already large enough, and
     /// this does nothing.
     pub fn reserve<T: Element>(&self, buffer: &mut Buffer<T>, len: usize) -> Result<()> {

@@ -150,10 +150,7 @@ impl Steps {
         for (range, _) in layout.by_decay(0..count).into_iter().filter(|(_, decays)| !decays) {
             range.for_each(|place| decaying[place / 32] &= !(1 << (place % 32)));
         }
-        let mut steps =
-            Steps { decaying: device.allocate(decaying.len())?, ..Steps::of_count(device, count)? };
-        device.upload(&decaying, steps.decaying.all_mut())?;
-        Ok(steps)
+        Ok(Steps { decaying: device.allocate_copy(&decaying)?, ..Steps::of_count(device, count)? })
     }
 
     /// Creates the counter for `count` parameters, none of which may decay.

@@ -92,8 +92,7 @@ pub(crate) fn ranks_of_rows(
             row as i32
         })
         .collect();
-    let mut on_device = device.allocate_unwritten(truth.len())?;
-    device.upload(&truth, on_device.slice_mut(0..truth.len()))?;
+    let on_device = device.allocate_copy(&truth)?;
     let mut ranks = device.allocate_unwritten::<i32>(truth.len())?;
     let of = Queries { queries, index, truth: on_device.slice(0..truth.len()), rows, width };
     cosine_ranks(device, &mut ranks.slice_mut(0..truth.len()), of)?;

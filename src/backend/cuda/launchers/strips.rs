@@ -96,9 +96,11 @@ impl<'a> SimilarityRows<'a> {
                 if let Some(at) = vectors.iter().position(|value| value.is_nan()) {
                     return Err(not_a_number(images.start, images.start + (at / width).max(1)));
                 }
-                let mut buffer = device.allocate_unwritten(vectors.len())?;
-                device.upload(vectors, buffer.slice_mut(0..vectors.len()))?;
-                Ok(SimilarityRows::Factored { vectors: buffer, images: images.len(), width })
+                Ok(SimilarityRows::Factored {
+                    vectors: device.allocate_copy(vectors)?,
+                    images: images.len(),
+                    width,
+                })
             }
             Similarity::MatrixF32 { .. } | Similarity::MatrixF16 { .. } => {
                 Ok(SimilarityRows::Stored { similarity, images })

@@ -137,8 +137,7 @@ pub(crate) fn top_k_of_one(device: &Device, of: Search<'_>, k: usize) -> Result<
     let most = k.clamp(1, MAX_K);
     let mut scores = device.allocate_unwritten::<f32>(most)?;
     let mut indices = device.allocate_unwritten::<i32>(most)?;
-    let mut bound = device.allocate_unwritten::<u64>(1)?;
-    device.upload(&[UNBOUNDED], bound.slice_mut(0..1))?;
+    let mut bound = device.allocate_copy(&[UNBOUNDED])?;
     let len = lists_len(1, of.rows, most);
     let mut lists = device.allocate_unwritten::<u64>(len)?;
     let mut best = Vec::with_capacity(k);

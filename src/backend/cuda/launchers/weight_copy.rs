@@ -128,11 +128,9 @@ impl WeightCopy {
         };
         let places: Vec<[CopiedWeight; 4]> =
             (0..layout.config.layers).map(|layer| BlockKind::ALL.map(|kind| place(layer, kind))).collect();
-        let mut on_device = device.allocate_unwritten(segments.len())?;
-        device.upload(&segments, on_device.slice_mut(0..segments.len()))?;
         Ok(WeightCopy {
             values: device.allocate(len)?,
-            segments: on_device,
+            segments: device.allocate_copy(&segments)?,
             places,
             parameter_count: layout.parameter_count,
         })

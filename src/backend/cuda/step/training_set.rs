@@ -104,12 +104,12 @@ impl TrainingSet {
         let caption_vectors = match (sampler.sampling(), sampler.similarity()) {
             (Sampling::Extreme, _) | (_, Similarity::MatrixF32 { .. } | Similarity::MatrixF16 { .. }) => None,
             (_, Similarity::Factored { vectors, width }) => {
-                Some(CaptionVectors { values: uploaded(device, &vectors[..images.end * width])?, width })
+                Some(CaptionVectors { values: device.allocate_copy(&vectors[..images.end * width])?, width })
             }
         };
         let assembled = || device.allocate_unwritten(slot.slot_len());
         Ok(TrainingSet {
-            collection: uploaded(device, collection)?,
+            collection: device.allocate_copy(collection)?,
             scratch: device.allocate_unwritten(places.scratch_len(slot))?,
             slots: [assembled()?, assembled()?],
             current: 0,
@@ -262,12 +262,6 @@ fn largest_batch(
         }
         most.max_of_each(of_batch)
     })
-}
-
-fn uploaded<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
-    let mut buffer = device.allocate_unwritten(values.len())?;
-    device.upload(values, buffer.all_mut())?;
-    Ok(buffer)
 }
 
 /// Replaces some values of a list.
