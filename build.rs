@@ -64,6 +64,12 @@ fn release_build() -> bool {
     env::var("PROFILE").is_ok_and(|profile| profile == "release")
 }
 
+/// Whether the program is for installation: a release build without line tables. Line tables of the kernels and their PTX are
+/// for engineers, and are half of such a program.
+fn for_installation() -> bool {
+    release_build() && env::var("DEBUG").is_ok_and(|debug| debug == "false")
+}
+
 /// `kernels/*.cu`, sorted.
 fn kernel_files() -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir("kernels")
@@ -281,8 +287,12 @@ impl Nvcc<'_> {
     }
 }
 
-/// Architectures whose PTX the interpreter runs: with and without overlapping launches, or the first one.
+/// Architectures whose PTX the interpreter runs: with and without overlapping launches, or the first one. A program for
+/// installation has none.
 fn interpreted(archs: &str) -> Vec<String> {
+    if for_installation() {
+        return Vec::new();
+    }
     let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
     let known: Vec<String> =
         ["80", "90", "90a"].iter().filter(|arch| archs.contains(arch)).map(|arch| arch.to_string()).collect();
@@ -336,9 +346,10 @@ fn block_threads(folder: &Path) -> String {
 
 fn nvcc_flags(archs: &str) -> Vec<String> {
     let mut flags: Vec<String> =
-        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "--keep", "-Ikernels"]
-            .map(String::from)
-            .to_vec();
+        ["-fatbin", "-std=c++17", "-O3", "-Xptxas=-v", "--keep", "-Ikernels"].map(String::from).to_vec();
+    if !for_installation() {
+        flags.push("-lineinfo".to_string());
+    }
     // The smallest code takes a quarter of nvcc's time and is a fifth in size, so it is for programs that are installed.
     // Drivers before CUDA 12.4 cannot unpack it (src/backend/cuda/device/requirements.rs).
     let mode = if release_build() { "size" } else { "balance" };

@@ -5,8 +5,9 @@
 #   scripts/gpu_check/make.sh [--without-gpu-code]     -> target/gpu_check/scenerank-gpu-check.tar.xz
 #
 # Requires Rust, a C++ compiler, nvcc and xz; includes the PyTorch oracle of ../shared/peer if it lies beside
-# the checkout. SCENERANK_CUDA_ARCHS names other architectures than 80 and 90a. PROFILE=dev packs the program
-# of an unoptimised build. FEATURES=mpi packs a program that trains on several GPUs. Use --without-gpu-code to try the bundle with `run.sh --device emulated` without nvcc.
+# the checkout. SCENERANK_CUDA_ARCHS names other architectures than 80 and 90a. The program is that of the profile
+# `profiling`, whose kernels have line tables; PROFILE=dev packs the one of the tests' profile. FEATURES=mpi packs a program
+# that trains on several GPUs. Use --without-gpu-code to try the bundle with `run.sh --device emulated` without nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 readonly MOST_BYTES=$((45 << 20))
@@ -24,7 +25,7 @@ esac
 
 features=()
 [[ -z "${FEATURES:-}" ]] || features=(--features "$FEATURES")
-built="$(cargo build "${features[@]}" --profile "${PROFILE:-release}" --message-format=json --bin scenerank)"
+built="$(cargo build "${features[@]}" --profile "${PROFILE:-profiling}" --message-format=json --bin scenerank)"
 built+=$'\n'"$(cargo test --no-run --message-format=json --test=kernels --test=backends)"
 # Prints the path of a program whose file has this name, as a regular expression.
 program() { # NAME

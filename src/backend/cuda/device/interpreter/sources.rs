@@ -19,7 +19,7 @@ struct Embedded {
     files: &'static [(&'static str, &'static [u8])],
 }
 
-/// PTX by architecture, ascending; empty if the build found no nvcc.
+/// PTX by architecture, ascending; empty if the build found no nvcc, or was for installation.
 static EMBEDDED: &[Embedded] = &include!(concat!(env!("OUT_DIR"), "/ptx.rs"));
 
 /// Registers and shared memory of each kernel and architecture, as the compiler reported them; empty without nvcc.
@@ -40,10 +40,16 @@ pub fn texts(architecture: Option<&str>) -> Result<Vec<(String, String)>> {
         return read_folder(Path::new(&folder));
     }
     let Some(latest) = EMBEDDED.last() else {
-        return Err(problem(
-            "this build found no nvcc, which makes the PTX".into(),
-            "install the CUDA toolkit (12.8 or later) and build again, or use --device emulated",
-        ));
+        return Err(match env!("SCENERANK_CUDA_TOOLKIT") {
+            "none" => problem(
+                "this build found no nvcc, which makes the PTX".into(),
+                "install the CUDA toolkit (12.8 or later) and build again, or use --device emulated",
+            ),
+            _ => problem(
+                "this program was built for installation, without the kernels' PTX".into(),
+                "build it with `cargo build --profile profiling`, or use --device emulated",
+            ),
+        });
     };
     let found = match architecture {
         None => Some(latest),
