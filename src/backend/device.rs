@@ -179,6 +179,11 @@ impl Device {
         }
     }
 
+    /// Whether this device may have both families of products in this precision.
+    pub(crate) fn has_families(self, precision: Precision) -> bool {
+        precision == Precision::Bf16 && !matches!(self, Device::Cpu | Device::Reference)
+    }
+
     /// Family of the products of this device, if it is opened now; `Auto` for a device or a precision without these.
     pub fn family(self, arithmetic: impl Into<Arithmetic>) -> Result<Kernels> {
         self.run(arithmetic, Family)

@@ -1,6 +1,6 @@
 //! Validation of a training, and what it leaves for TensorBoard's projector.
 
-use super::{Running, Training};
+use super::training::{Running, Training};
 use crate::backend::Backend;
 use crate::data::Split;
 use crate::error::Result;
