@@ -270,21 +270,20 @@ impl<T: Element> Multiply<'_, T> {
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();
         let panels = b.columns.div_ceil(width);
-        let mut memory = MaybeUninit::<[T; BLOCK_ROWS * BLOCK_DEPTH]>::uninit();
         let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS).max(ROWS);
+        // Whole tiles are read where they lie, if a row does.
+        let reads_rows = a.contiguous_rows().is_some();
+        let most_packed = if reads_rows { ROWS } else { step };
+        let mut memory = MaybeUninit::<[T; BLOCK_ROWS * BLOCK_DEPTH]>::uninit();
+        let memory = zeroed(&mut memory, most_packed * block_depth(b.depth));
         for terms in depth_blocks(b.depth) {
             let to = if terms.start == 0 { accumulate } else { Accumulate::Add };
             let right = &right[panels * terms.start..][..panels * terms.len()];
             for first in (0..rows).step_by(step) {
                 let block = a.row_range(first..rows.min(first + step)).column_range(terms.clone());
-                // Whole tiles are read where they lie, if a row does.
-                let in_place = match block.contiguous_rows() {
-                    Some(_) => block.rows() / ROWS * ROWS,
-                    None => 0,
-                };
+                let in_place = if reads_rows { block.rows() / ROWS * ROWS } else { 0 };
                 let rest = (block.rows() - in_place).next_multiple_of(ROWS);
-                let packed: &mut [[T; ROWS]] =
-                    bytemuck::cast_slice_mut(zeroed(&mut memory, rest * terms.len()));
+                let packed: &mut [[T; ROWS]] = bytemuck::cast_slice_mut(&mut memory[..rest * terms.len()]);
                 pack(block.row_range(in_place..block.rows()), packed);
                 let whole = block.row_range(0..in_place);
                 for (column, right) in (0..).step_by(width).zip(right.chunks_exact(terms.len())) {
