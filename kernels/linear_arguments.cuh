@@ -31,7 +31,7 @@ struct WeightGradientArguments {
     int *tickets;  // [tiles]: zeros before and after each launch
     long long jump;
     int stride, split;
-    int most_parts, has_large; // see row_parts in linear.cuh
+    int most_parts, has_large; // see row_parts in linear_block.cuh
 };
 
 // ---- forward ----------------------------------------------------------------------------------------------------

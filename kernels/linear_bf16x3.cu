@@ -1,5 +1,5 @@
 // linear_bf16x3: products of operands split into two bf16 each; three tensor-core products replace one.
 
-#include "linear.cuh"
+#include "linear_block.cuh"
 
 LINEAR_FORMAT(bf16x3, Bf16x3)

@@ -2,7 +2,4 @@
 
 #include "linear_warpgroup.cuh"
 
-#ifdef HAS_WARPGROUPS
-WARPGROUP_KERNELS(128, 152)
-#endif
-EMULATED_KERNELS(linear_warpgroup_bf16_128x152, EMULATED_WARPGROUP_KERNELS(128, 152))
+LINEAR_WARPGROUP(128, 152)

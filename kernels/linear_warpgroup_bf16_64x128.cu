@@ -2,7 +2,4 @@
 
 #include "linear_warpgroup.cuh"
 
-#ifdef HAS_WARPGROUPS
-WARPGROUP_KERNELS(64, 128)
-#endif
-EMULATED_KERNELS(linear_warpgroup_bf16_64x128, EMULATED_WARPGROUP_KERNELS(64, 128))
+LINEAR_WARPGROUP(64, 128)

@@ -231,6 +231,7 @@ template <> struct FactorPrologue<INNER_FIRST, NormRows> {
 struct FactorLengths {
     static constexpr bool wanted = true;
     float *to;
+    const int *row_count;  // [1]: R
     float squares[2] = {}; // of the thread's two rows
 
     __device__ __forceinline__ void add(const unsigned (&a)[4]) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "matmul_warpgroup.cuh"
+#include "weight_parts.cuh"
 
 // A thread's sums of one column.
 template <class Sums> struct EpilogueColumn : Sums::Column {

@@ -20,8 +20,8 @@ use crate::error::Result;
 
 /// Numbers of parts into which a weight's gradient is divided; each part is the sum over some rows. There are
 /// enough parts for their tiles to fill a GPU, as long as each gets enough rows. The kernels derive the
-/// number from the number of rows alone (`row_parts` in `kernels/linear.cuh` and `kernels/linear_warpgroup.cuh`), so neither
-/// the tile nor the grid's bound changes a bit.
+/// number from the number of rows alone (`row_parts` in `kernels/linear_block.cuh` and `kernels/linear_warpgroup.cuh`), so
+/// neither the tile nor the grid's bound changes a bit.
 #[derive(Clone, Copy)]
 struct Parts {
     format: Format,

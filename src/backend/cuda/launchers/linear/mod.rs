@@ -27,7 +27,7 @@ use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::kernels::Kernels;
 use matrix::Lines;
 
-/// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
+/// Number of blocks that fill a large GPU twice, as in `kernels/linear_block.cuh`. A weight's gradient is split
 /// into parts until there are about as many blocks.
 pub(crate) const ENOUGH_BLOCKS: usize = 264;
 /// Number of larger tiles from which a product takes them: most multiprocessors of a large GPU get one. The smaller tile
@@ -35,12 +35,12 @@ pub(crate) const ENOUGH_BLOCKS: usize = 264;
 const LARGE_FORWARD: usize = 100;
 /// The same for the tiles of [`WIDE_SIDES`], which take half as long again.
 const WIDE_FORWARD: usize = 66;
-/// Rows and columns of the larger tile of bf16's forward, as in `kernels/linear.cuh`. The other products have 128 x 128.
+/// Rows and columns of the larger tile of bf16's forward, as in `kernels/matmul.cuh`. The other products have 128 x 128.
 const WIDE_SIDES: [usize; 2] = [128, 192];
-/// The same for the gradient of the input, as in `kernels/linear.cuh`. The parts of the weight's gradient, in the same
+/// The same for the gradient of the input, as in `kernels/linear_block.cuh`. The parts of the weight's gradient, in the same
 /// launch, fill the rest of the GPU.
 const LARGE_BACKWARD: usize = 20;
-/// Most parts of a weight's gradient in larger tiles, as in `kernels/linear.cuh`.
+/// Most parts of a weight's gradient in larger tiles, as in `kernels/linear_block.cuh`.
 const MOST_LARGE_PARTS: usize = 4;
 /// Number of blocks of warpgroups with 128 rows that run at once on a large GPU, and most parts of a weight's gradient.
 const WARPGROUP_BLOCKS: usize = 132;
@@ -51,7 +51,7 @@ const ROWS_OF_ANOTHER_PART: usize = 640;
 /// multiprocessor of a large GPU.
 const LARGE_WARPGROUP: usize = 140;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
-/// `kernels/linear.cuh`.
+/// `kernels/weight_parts.cuh`.
 const LEAST_PART_ROWS: usize = 128;
 
 /// Number format of a product's operands, and the instructions that multiply them. Sums are in single precision in every
