@@ -1,5 +1,6 @@
 //! Compiles the kernels: as C++ against the emulator if there is a C++ compiler, and as fat binaries for GPUs
-//! if there is nvcc; the PTX among them is also kept for the interpreter. The crate also builds without either; a warning then says what is missing.
+//! if there is nvcc. Except in a program for installation, the PTX among them is also kept for the interpreter. The crate also
+//! builds without either; a warning then says what is missing.
 //!
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
 //! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
@@ -65,7 +66,7 @@ fn release_build() -> bool {
 }
 
 /// Whether the program is for installation: a release build without line tables. Line tables of the kernels and their PTX are
-/// for engineers, and are half of such a program.
+/// for engineers, and would be a third of such a program.
 fn for_installation() -> bool {
     release_build() && env::var("DEBUG").is_ok_and(|debug| debug == "false")
 }
