@@ -1,11 +1,13 @@
 // linear_warpgroup: the kernels of linear.cuh by products of warpgroups, on GPUs of compute capability 9.0
-// (matmul_warpgroup.cuh). Code for other architectures has none of them. Names end in the format and the tile: _bf16_128x152.
+// (matmul_warpgroup.cuh), in bf16 and in bf16x3. Code for other architectures has none of them. Names end in the format and the
+// tile: _bf16_128x152.
 // in, out  as in linear.cuh
 // grid     as in linear.cuh, with tiles of 64 x 128, or of 128 rows and 152, 224 or 256 columns. A weight's gradient is
 //          computed as its transpose [I, O]: the prologue of x then belongs to the operand in registers
 // sums     products in the order of the inner dimension, 16 at a time; column sums and parts in the order of rows:
 //          bit-reproducible. No sum depends on the tile, and the number of parts depends on R alone
-// cost     as in linear.cuh. A tile of 128 x 256 reads 384 values per 32,768 multiply-adds: 85 flops per byte from L2
+// cost     as in linear.cuh. A tile of 128 x 256 reads 384 values per 32,768 multiply-adds: 85 flops per byte from L2 in
+//          bf16, and half as many in bf16x3, each of which is three products
 //
 // One block of 384 threads occupies a multiprocessor; two of 256 threads, with tiles of 64 rows, share it. The launcher
 // chooses these for matrices with few tiles; otherwise the tile that covers a matrix with the fewest columns beyond it.
@@ -18,10 +20,10 @@
 constexpr int ROWS_OF_ANOTHER_PART = 640;
 
 // The family of products by warpgroups.
-template <class Size> struct WarpgroupProducts {
-    using Value = bf16;
+template <class Format, class Size> struct WarpgroupProducts {
+    using Value = typename Format::Value;
     using Sides = Size;
-    template <Order order_a, Order order_b> using Tile = WarpgroupTile<Size, order_a, order_b>;
+    template <Order order_a, Order order_b> using Tile = WarpgroupTile<Size, WarpgroupFormat<Format>, order_a, order_b>;
     using WeightTile = Tile<INNER_FIRST, INNER_FIRST>;
     static constexpr int threads = warpgroup_threads(Size::rows), blocks = warpgroup_blocks(Size::rows);
     static constexpr int states_blocks = blocks;
@@ -30,7 +32,7 @@ template <class Size> struct WarpgroupProducts {
 
     static __device__ __forceinline__ void *memory() { return warpgroup_memory<WeightTile>().bytes; }
 
-    static __device__ __forceinline__ FactorLengths lengths_of(const LinearForwardUnit<bf16> &args) {
+    static __device__ __forceinline__ FactorLengths lengths_of(const LinearForwardUnit<Value> &args) {
         return {args.lengths, args.product.row_count};
     }
     static __device__ __forceinline__ float *lengths() {
@@ -80,12 +82,13 @@ template <class Size> struct WarpgroupProducts {
 
 // ---- names ------------------------------------------------------------------------------------------------------
 
-// All kernels with a tile of so many rows and columns, for the file linear_warpgroup_bf16_<rows>x<columns>.cu.
-#define LINEAR_WARPGROUP(rows, columns)                                                                                \
-    using TileProducts = WarpgroupProducts<TileSize<rows, columns>>;                                                   \
-    LINEAR_WARPGROUP_KERNELS(LINEAR_KERNEL, bf16_##rows##x##columns)                                                   \
-    EMULATED_LINEAR_KERNELS(linear_warpgroup_bf16_##rows##x##columns,                                                  \
-                            LINEAR_WARPGROUP_KERNELS(EMULATED_WARPGROUP_KERNEL, bf16_##rows##x##columns))
+// All kernels of a format with a tile of so many rows and columns, for the file
+// linear_warpgroup_<format>_<rows>x<columns>.cu.
+#define LINEAR_WARPGROUP(format, Format, rows, columns)                                                                \
+    using TileProducts = WarpgroupProducts<Format, TileSize<rows, columns>>;                                           \
+    LINEAR_WARPGROUP_KERNELS(LINEAR_KERNEL, format##_##rows##x##columns)                                               \
+    EMULATED_LINEAR_KERNELS(linear_warpgroup_##format##_##rows##x##columns,                                            \
+                            LINEAR_WARPGROUP_KERNELS(EMULATED_WARPGROUP_KERNEL, format##_##rows##x##columns))
 #define EMULATED_WARPGROUP_KERNEL(name, Args, suffix, Products, least_blocks)                                          \
     EMULATED_KERNEL_90A(name##_##suffix, Products::threads),
 #ifdef HAS_WARPGROUPS

@@ -2,4 +2,4 @@
 
 #include "linear_warpgroup.cuh"
 
-LINEAR_WARPGROUP(128, 256)
+LINEAR_WARPGROUP(bf16, Bf16, 128, 256)

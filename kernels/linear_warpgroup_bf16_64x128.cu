@@ -2,4 +2,4 @@
 
 #include "linear_warpgroup.cuh"
 
-LINEAR_WARPGROUP(64, 128)
+LINEAR_WARPGROUP(bf16, Bf16, 64, 128)

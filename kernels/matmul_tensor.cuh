@@ -69,16 +69,23 @@ struct Bf16x3 {
     struct Factor {
         Bf16::Factor high, low;
     };
+    // Factors of two values.
+    struct FactorPair {
+        unsigned high, low;
+    };
+    static __device__ __forceinline__ FactorPair split_pair(float first, float second) {
+        unsigned high = pack_bf16(first, second);
+        return {high, pack_bf16(first - low_bf16(high), second - high_bf16(high))};
+    }
     static __device__ __forceinline__ Factor factor(const Fragment<float> &from) {
         Factor to;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                float first = from.value[i][2 * j], second = from.value[i][2 * j + 1];
-                unsigned pair = pack_bf16(first, second);
-                to.high.pair[i][j] = pair;
-                to.low.pair[i][j] = pack_bf16(first - low_bf16(pair), second - high_bf16(pair));
+                FactorPair pair = split_pair(from.value[i][2 * j], from.value[i][2 * j + 1]);
+                to.high.pair[i][j] = pair.high;
+                to.low.pair[i][j] = pair.low;
             }
         }
         return to;

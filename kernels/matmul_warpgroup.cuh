@@ -1,9 +1,10 @@
-// matmul_warpgroup: a block's tile of a product on the tensor cores of sm_90a (warpgroup.cuh).
+// matmul_warpgroup: a block's tile of a product on the tensor cores of sm_90a (warpgroup.cuh), in a number format
+// (warpgroup_format.cuh).
 //
 //   consumers       a warpgroup for each 64 rows: fragments of a from shared memory, the prologue in registers, products
 //                   with b in shared memory
 //   a producer      a warpgroup that copies stages of a and b, several steps ahead (cp.async), into swizzled lines of
-//                   128 bytes; zeros beyond the end of the inner dimension
+//                   128 bytes; zeros beyond the end of the inner dimension. It splits values of b that are two factors
 //   barriers        each stage has one that says it is full, and one that says all consumers have read it
 //
 // Two consumers, of one block or of two, take turns: while the tensor cores work for one, the other loads and normalises.
@@ -13,8 +14,7 @@
 #pragma once
 
 #include "linear_epilogue.cuh"
-#include "matmul_tensor.cuh"
-#include "warpgroup.cuh"
+#include "warpgroup_format.cuh"
 
 // Numbers of rows and columns of a tile.
 template <int rows_, int columns_> struct TileSize {
@@ -29,12 +29,13 @@ constexpr int warpgroup_blocks(int rows) { return rows == 64 ? 2 : 1; }
 // sums is.
 constexpr int COLUMN_LANES = 4;
 
-// Tile of 64 or 128 rows, and the memory orders of its operands. An operand lies in lines of 64 values: rows of 64 inner
-// steps; or, inner dimension first, panels of 64 rows, each with a line for every inner step.
-template <class Size, Order order_a_, Order order_b_> struct WarpgroupTile {
+// Tile of 64 or 128 rows, its number format, and the memory orders of its operands.
+template <class Size, class Format_, Order order_a_, Order order_b_> struct WarpgroupTile {
+    using Format = Format_;
+    using Value = typename Format::Value;
     static constexpr Order order_a = order_a_, order_b = order_b_;
     static constexpr int rows = Size::rows, columns = Size::columns;
-    static constexpr int inner = SWIZZLED_LINE / int(sizeof(bf16)), stages = 4;
+    static constexpr int inner = Format::inner, stages = 4;
     static constexpr int consumers = rows / 64, threads = warpgroup_threads(rows), blocks = warpgroup_blocks(rows);
     static constexpr int sums = columns / 2; // of a consumer's thread
     // Registers of a thread: as launched, and while the roles differ. A block gets no more than it was launched with: a
@@ -43,10 +44,9 @@ template <class Size, Order order_a_, Order order_b_> struct WarpgroupTile {
     static constexpr int registers = 168, consumer_registers = 208, producer_registers = 88;
     static_assert(consumers * consumer_registers + producer_registers <= (consumers + 1) * registers || !moves_registers,
                   "registers of a block");
-    // Bytes of a stage, in this order: lines of a, lines of b, and by column of a the norm's scale and shift.
-    static constexpr int panel_bytes = inner * SWIZZLED_LINE;
-    static constexpr int a_bytes = rows / 64 * panel_bytes, b_bytes = (columns + 63) / 64 * panel_bytes;
-    static constexpr int norm_bytes = inner * 2 * int(sizeof(float));
+    // Bytes of a stage, in this order: lines of a, lines of b, and by column of a, 64 at most, the norm's scale and shift.
+    static constexpr int a_bytes = rows / 64 * PANEL_BYTES, b_bytes = (columns + 63) / 64 * PANEL_BYTES;
+    static constexpr int norm_bytes = 64 * 2 * int(sizeof(float));
     static constexpr int first_norm = stages * (a_bytes + b_bytes), first_barrier = first_norm + stages * norm_bytes;
     static constexpr int memory_bytes = first_barrier + 2 * stages * int(sizeof(PhaseBarrier));
     static_assert(columns % 8 == 0 && columns <= 256, "columns of a product");
@@ -94,11 +94,6 @@ template <class Tile> __device__ __forceinline__ int steps_of(const Place &place
     return (place.inner_end - place.first_inner + Tile::inner - 1) / Tile::inner;
 }
 
-// Offset of a piece of 16 bytes in swizzled lines.
-__device__ __forceinline__ int swizzled(int line, int piece) {
-    return line * SWIZZLED_LINE + (piece ^ line % SWIZZLED_LINES) * 16;
-}
-
 // One arrival of a whole warp: what its lanes did before it precedes the end of the phase.
 __device__ __forceinline__ void arrive_warp(PhaseBarrier *barrier) {
     __syncwarp();
@@ -112,38 +107,6 @@ __device__ __forceinline__ void meet_roles() { __syncthreads(); }
 
 // ---- producer ---------------------------------------------------------------------------------------------------
 
-// Copies a piece of an operand with `outer` rows. A thread copies the same 16 bytes of every 16th line. Beyond the inner end
-// it copies zeros. Results beyond the last row are never stored: with the inner dimension last that row is copied again.
-template <Order order, int outer, class Norm>
-__device__ __forceinline__ void copy_piece(unsigned char *to, const Operand<bf16, Norm> &from, const Piece &of) {
-    constexpr int width = 16 / int(sizeof(bf16)), lines_at_once = WARPGROUP * width / 64;
-    int thread = threadIdx.x % WARPGROUP, piece = thread % (64 / width), first = thread / (64 / width);
-    if constexpr (order == INNER_LAST) {
-        int column = of.first_inner + piece * width;
-        int bytes = min(max(of.inner_end - column, 0), width) * int(sizeof(bf16));
-#pragma unroll
-        for (int at = 0; at < outer; at += lines_at_once) {
-            int line = at + first;
-            if (outer % lines_at_once == 0 || line < outer) {
-                const bf16 *row = from.line(min(of.first_outer + line, of.outer_end - 1));
-                copy_async<16>(to + swizzled(line, piece), row + column, bytes);
-            }
-        }
-    } else {
-#pragma unroll
-        for (int at = 0; at < 64; at += lines_at_once) {
-            int line = at + first, step = of.first_inner + line;
-            const bf16 *row = from.line(step) + of.first_outer + piece * width;
-#pragma unroll
-            for (int panel = 0; panel < (outer + 63) / 64; panel++) {
-                int left = of.outer_end - of.first_outer - panel * 64 - piece * width;
-                int bytes = step < of.inner_end ? min(max(left, 0), width) * int(sizeof(bf16)) : 0;
-                copy_async<16>(to + panel * 64 * SWIZZLED_LINE + swizzled(line, piece), row + panel * 64, bytes);
-            }
-        }
-    }
-}
-
 // Copies the norm's scales and shifts of a step's columns of a, if they are columns.
 template <class Tile>
 __device__ __forceinline__ void copy_norm(float *, const NoNorm &, int, int) {}
@@ -151,17 +114,21 @@ template <class Tile>
 __device__ __forceinline__ void copy_norm(float *to, const NormRows &norm, int first_inner, int inner_end) {
     if (Tile::order_a == INNER_LAST) {
         int thread = threadIdx.x % WARPGROUP, column = first_inner + thread / 2;
-        static_assert(WARPGROUP == 2 * Tile::inner, "one value per thread");
-        copy_async<4>(to + thread, (thread % 2 == 0 ? norm.scale : norm.shift) + column, column < inner_end ? 4 : 0);
+        static_assert(WARPGROUP >= 2 * Tile::inner, "at most one value per thread");
+        if (thread < 2 * Tile::inner) {
+            copy_async<4>(to + thread, (thread % 2 == 0 ? norm.scale : norm.shift) + column, column < inner_end ? 4 : 0);
+        }
     }
 }
 
 template <class Tile, class Norm>
-__device__ __forceinline__ void produce(const WarpgroupMemory<Tile> &memory, const Operand<bf16, Norm> &a,
-                                        const Operand<bf16, NoNorm> &b, const Place &place) {
+__device__ __forceinline__ void produce(const WarpgroupMemory<Tile> &memory, const Operand<typename Tile::Value, Norm> &a,
+                                        const Operand<typename Tile::Value, NoNorm> &b, const Place &place) {
+    using Format = typename Tile::Format;
     // Steps whose copies are in flight while the producer waits for a stage to be read.
     constexpr int ahead = Tile::stages - 2;
     int steps = steps_of<Tile>(place);
+    bool wide_a = takes_wide_copies(a), wide_b = takes_wide_copies(b);
     for (int step = 0; step < steps + ahead; step++) {
         if (step < steps) {
             RingStep<Tile> at(step);
@@ -169,58 +136,60 @@ __device__ __forceinline__ void produce(const WarpgroupMemory<Tile> &memory, con
             int inner = place.first_inner + step * Tile::inner;
             Piece of_a = {place.rows, place.first_row, place.inner_end, inner};
             Piece of_b = {place.columns, place.first_column, place.inner_end, inner};
-            copy_piece<Tile::order_a, Tile::rows>(memory.a(at.stage), a, of_a);
-            copy_piece<Tile::order_b, Tile::columns>(memory.b(at.stage), b, of_b);
+            copy_piece<Format, Tile::order_a, Tile::rows>(memory.a(at.stage), a, of_a, wide_a);
+            copy_piece<Format, Tile::order_b, Tile::columns>(memory.b(at.stage), b, of_b, wide_b);
             copy_norm<Tile>(memory.norm(at.stage), a.norm, inner, place.inner_end);
         }
         commit_copies();
         if (step >= ahead) {
             wait_copies<ahead>();
+            int stage = RingStep<Tile>(step - ahead).stage;
+            Format::template split<Tile::order_b, Tile::columns>(memory.b(stage));
             fence_proxy();
-            arrive_warp(memory.full(RingStep<Tile>(step - ahead).stage));
+            arrive_warp(memory.full(stage));
         }
     }
 }
 
 // ---- prologues --------------------------------------------------------------------------------------------------
 
-// relu(norm(x)) of two adjacent values.
-__device__ __forceinline__ unsigned relu_norm_pair(unsigned x, const NormColumn &low, const NormColumn &high) {
-    return pack_relu_bf16(norm_value(low, low_bf16(x)), norm_value(high, high_bf16(x)));
-}
-
 // A prologue of a's fragments, for a warp whose first row of the product is `row`; `in_step` is a step's scales and shifts.
-template <Order order, class Norm> struct FactorPrologue {
+template <class Format, Order order, class Norm> struct FactorPrologue {
     __device__ __forceinline__ FactorPrologue(const Norm &, int, int) {}
-    __device__ __forceinline__ void apply(unsigned (&)[4], const float *, int) const {}
+    __device__ __forceinline__ void apply(Fragment<typename Format::Value> &, const float *, int) const {}
 };
 
 // Columns of the norm are inner steps.
-template <> struct FactorPrologue<INNER_LAST, NormRows> {
+template <class Format> struct FactorPrologue<Format, INNER_LAST, NormRows> {
     __device__ __forceinline__ FactorPrologue(const NormRows &, int, int) {}
-    __device__ __forceinline__ void apply(unsigned (&a)[4], const float *in_step, int k) const {
-        const float4 *pairs = reinterpret_cast<const float4 *>(in_step) + 8 * k + threadIdx.x % 4;
+    __device__ __forceinline__ void apply(Fragment<typename Format::Value> &a, const float *in_step, int k) const {
+        const float4 *pairs = reinterpret_cast<const float4 *>(in_step) + Format::first_pair();
 #pragma unroll
-        for (int i = 0; i < 4; i += 2) {
-            float4 of = pairs[2 * i];
-            a[i] = relu_norm_pair(a[i], {of.x, of.y}, {of.z, of.w});
-            a[i + 1] = relu_norm_pair(a[i + 1], {of.x, of.y}, {of.z, of.w});
+        for (int j = 0; j < 2; j++) {
+            float4 of = pairs[Format::pair_after(k, j)];
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                activate_pair(a, i, j, {of.x, of.y}, {of.z, of.w});
+            }
         }
     }
 };
 
 // Columns of the norm are rows of the product. Steps beyond the inner end need not stay 0: those of b are.
-template <> struct FactorPrologue<INNER_FIRST, NormRows> {
+template <class Format> struct FactorPrologue<Format, INNER_FIRST, NormRows> {
     NormColumn of_row[2];
     __device__ __forceinline__ FactorPrologue(const NormRows &norm, int row, int rows) {
         int lane = threadIdx.x % WARP_LANES;
         of_row[0] = norm.column(min(row + lane / 4, rows - 1));
         of_row[1] = norm.column(min(row + lane / 4 + 8, rows - 1));
     }
-    __device__ __forceinline__ void apply(unsigned (&a)[4], const float *, int) const {
+    __device__ __forceinline__ void apply(Fragment<typename Format::Value> &a, const float *, int) const {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            a[i] = relu_norm_pair(a[i], of_row[i % 2], of_row[i % 2]);
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                activate_pair(a, i, j, of_row[i], of_row[i]);
+            }
         }
     }
 };
@@ -234,11 +203,23 @@ struct FactorLengths {
     const int *row_count;  // [1]: R
     float squares[2] = {}; // of the thread's two rows
 
-    __device__ __forceinline__ void add(const unsigned (&a)[4]) {
+    __device__ __forceinline__ void add(const Fragment<bf16> &a) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
-            float low = low_bf16(a[i]), high = high_bf16(a[i]);
-            squares[i % 2] = fmaf(high, high, fmaf(low, low, squares[i % 2]));
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                float low = low_bf16(a.pair[i][j]), high = high_bf16(a.pair[i][j]);
+                squares[i] = fmaf(high, high, fmaf(low, low, squares[i]));
+            }
+        }
+    }
+    __device__ __forceinline__ void add(const Fragment<float> &a) {
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                squares[i] = fmaf(a.value[i][j], a.value[i][j], squares[i]);
+            }
         }
     }
     // Writes the divisors of a warp's rows to `of_tile`.
@@ -266,49 +247,43 @@ struct FactorLengths {
 
 // ---- consumers --------------------------------------------------------------------------------------------------
 
-// 16 x 16 values of a for warp w: rows 16 w.. of the tile and inner steps 16 k.. of the stage.
-template <class Tile> __device__ __forceinline__ void load_factor(unsigned (&a)[4], const unsigned char *lines, int k) {
-    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    if (Tile::order_a == INNER_LAST) {
-        load_matrix_x4(a, lines + swizzled(warp * 16 + lane % 16, 2 * k + lane / 16));
-    } else {
-        int line = k * 16 + lane / 16 * 8 + lane % 8, piece = warp % 4 * 2 + lane / 8 % 2;
-        load_matrix_x4_transposed(a, lines + warp / 4 * Tile::panel_bytes + swizzled(line, piece));
-    }
-}
-
 // A consumer's products, which it leaves in the block's tile once all stages have been read.
 template <class Tile, class Norm, class Lengths>
 __device__ __forceinline__ void consume(const WarpgroupMemory<Tile> &memory, const Norm &norm, const Place &place,
                                         Lengths lengths) {
+    using Format = typename Tile::Format;
     constexpr bool is_transposed = Tile::order_b == INNER_FIRST;
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES; // of all consumers
-    FactorPrologue<Tile::order_a, Norm> prologue(norm, place.first_row + warp * 16, place.rows);
+    FactorPrologue<Format, Tile::order_a, Norm> prologue(norm, place.first_row + warp * 16, place.rows);
     float sums[Tile::sums] = {};
     int steps = steps_of<Tile>(place);
     for (int step = 0; step < steps; step++) {
         RingStep<Tile> at(step);
         wait_phase(memory.full(at.stage), at.parity);
-        unsigned a[Tile::inner / 16][4];
+        Fragment<typename Format::Value> a[Tile::inner / 16];
 #pragma unroll
         for (int k = 0; k < Tile::inner / 16; k++) {
-            load_factor<Tile>(a[k], memory.a(at.stage), k);
+            Format::template load<Tile::order_a>(a[k], memory.a(at.stage), k);
         }
+        typename Format::Factor factors[Tile::inner / 16];
 #pragma unroll
         for (int k = 0; k < Tile::inner / 16; k++) {
             prologue.apply(a[k], memory.norm(at.stage), k);
+            if constexpr (Lengths::wanted && !Format::factors_are_values) {
+                lengths.add(a[k]);
+            }
+            factors[k] = Format::factor(a[k]);
         }
-        unsigned long long b = matrix_descriptor(memory.b(at.stage), is_transposed ? Tile::panel_bytes : 16);
+        unsigned long long b = matrix_descriptor(memory.b(at.stage), is_transposed ? PANEL_BYTES : 16);
         begin_products();
 #pragma unroll
         for (int k = 0; k < Tile::inner / 16; k++) {
-            constexpr int advance = is_transposed ? 16 * SWIZZLED_LINE : 16 * int(sizeof(bf16));
-            multiply<is_transposed>(sums, a[k], b + k * (advance / 16), true);
+            Format::template multiply<is_transposed>(sums, factors[k], b, k);
         }
         commit_products();
         wait_products<0>();
         arrive_warp(memory.read(at.stage));
-        if constexpr (Lengths::wanted) { // here, where the prologue needs no registers
+        if constexpr (Lengths::wanted && Format::factors_are_values) { // here, where the prologue needs no registers
 #pragma unroll
             for (int k = 0; k < Tile::inner / 16; k++) {
                 lengths.add(a[k]);
@@ -343,8 +318,9 @@ template <class Tile> __device__ __forceinline__ WarpgroupMemory<Tile> warpgroup
 
 // Leaves the block's tile of a b^T in shared memory. `begin` starts copies that the epilogue needs.
 template <class Tile, class Norm, class Lengths, class Begin>
-__device__ __forceinline__ void multiply_tile(const Operand<bf16, Norm> &a, const Operand<bf16, NoNorm> &b,
-                                              const Place &place, const Lengths &lengths, const Begin &begin) {
+__device__ __forceinline__ void multiply_tile(const Operand<typename Tile::Value, Norm> &a,
+                                              const Operand<typename Tile::Value, NoNorm> &b, const Place &place,
+                                              const Lengths &lengths, const Begin &begin) {
     WarpgroupMemory<Tile> memory = warpgroup_memory<Tile>();
     if (threadIdx.x == 0) {
         for (int stage = 0; stage < Tile::stages; stage++) {

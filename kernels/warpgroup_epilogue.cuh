@@ -13,17 +13,25 @@ template <> struct EpilogueColumn<NoSums> {
     static constexpr bool exists = false;
 };
 
-// Stores two columns of every COLUMN_LANES-th of `count` rows of a chunk, from `lane` on. Leaves their sums for the merge.
-// `is_full`: there are CHUNK_ROWS rows.
-template <bool is_full, class Tile, class Add, class Sums>
-__device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
+// Products of adjacent columns that a thread stores at once.
+__device__ __forceinline__ void load_products(float (&to)[1], const float *from) { to[0] = *from; }
+__device__ __forceinline__ void load_products(float (&to)[2], const float *from) {
+    float2 both = *reinterpret_cast<const float2 *>(from);
+    to[0] = both.x;
+    to[1] = both.y;
+}
+
+// Stores adjacent columns, those in 4 bytes, of every COLUMN_LANES-th of `count` rows of a chunk, from `lane` on. Leaves their
+// sums for the merge. `is_full`: there are CHUNK_ROWS rows.
+template <bool is_full, class Tile, class T, class Add, class Sums>
+__device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory, const Output<T> &out,
                                             const Place &place, int chunk, int count, int lane, int in_tile, const Add &add,
                                             const Sums &sums) {
-    constexpr int each = CHUNK_ROWS / COLUMN_LANES;
+    constexpr int rows_each = CHUNK_ROWS / COLUMN_LANES, each = Adjacent<T>::count;
     using Column = EpilogueColumn<Sums>;
     int first = chunk * CHUNK_ROWS, column = place.first_column + in_tile, first_row = place.first_row + first;
-    bool both = column + 2 <= place.columns;
-    Column of_column[2] = {};
+    bool all = column + each <= place.columns;
+    Column of_column[each] = {};
     auto rows_of_add = [&] {
         if constexpr (Column::exists) {
             return add.rows(place.first_row, column, place.columns);
@@ -42,50 +50,50 @@ __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory,
     if constexpr (Column::exists) {
         reads = sums.wanted() || Add::reads_row_of_sums;
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < each; i++) {
             of_column[i].begin(sums, min(column + i, place.columns - 1));
         }
     }
     // The rows are loaded before any of them is stored: their latencies overlap. Behind the last one it is loaded again.
     auto row_of = [&](int k) { return is_full ? lane + k * COLUMN_LANES : min(lane + k * COLUMN_LANES, count - 1); };
     const float *tile = memory.tile() + first * Tile::row_stride + in_tile;
-    typename decltype(rows_of_sums)::Row of_row[each] = {};
-    typename decltype(rows_of_add)::Row add_row[each] = {};
+    typename decltype(rows_of_sums)::Row of_row[rows_each] = {};
+    typename decltype(rows_of_add)::Row add_row[rows_each] = {};
     if (reads) {
 #pragma unroll
-        for (int k = 0; k < each; k++) {
+        for (int k = 0; k < rows_each; k++) {
             of_row[k] = rows_of_sums.load(first_row + row_of(k));
         }
     }
 #pragma unroll
-    for (int k = 0; k < each; k++) {
+    for (int k = 0; k < rows_each; k++) {
         add_row[k] = rows_of_add.load(first_row + row_of(k));
     }
 #pragma unroll
-    for (int k = 0; k < each; k++) {
+    for (int k = 0; k < rows_each; k++) {
         int row = row_of(k);
         bool exists = is_full || lane + k * COLUMN_LANES < count;
-        float2 product = *reinterpret_cast<const float2 *>(tile + row * Tile::row_stride);
-        float values[2] = {product.x, product.y};
+        float values[each];
+        load_products(values, tile + row * Tile::row_stride);
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < each; i++) {
             if constexpr (Column::exists) {
                 values[i] = add.stored(values[i], add_row[k], i, of_column[i], of_row[k][i]);
             } else {
                 values[i] = add.stored(first_row + row, values[i]);
             }
         }
-        store_columns(out.line(first_row + row) + column, values, exists && both, exists && !both);
+        store_columns(out.line(first_row + row) + column, values, exists && all, exists && !all);
         if constexpr (Column::exists) {
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
+            for (int i = 0; i < each; i++) {
                 of_column[i].add(of_row[k][i], values[i], k == 0, exists);
             }
         }
     }
     if constexpr (Column::exists) {
 #pragma unroll
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < each; i++) {
             memory.lanes()[(chunk * COLUMN_LANES + lane) * Tile::columns + in_tile + i] =
                 of_column[i].result(max(count - lane + COLUMN_LANES - 1, 0) / COLUMN_LANES);
         }
@@ -117,14 +125,14 @@ __device__ __forceinline__ void merge_lanes(const WarpgroupMemory<Tile> &memory,
 }
 
 // Stores the tile and its sums; `add` maps a product to the stored value.
-template <class Tile, class Add, class Sums>
-__device__ __forceinline__ void finish_tile(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
-                                            const Place &place, const Add &add, const Sums &sums) {
-    constexpr int across = Tile::columns / 2;
+template <class Tile, class T, class Add, class Sums>
+__device__ __forceinline__ void finish_tile(const WarpgroupMemory<Tile> &memory, const Output<T> &out, const Place &place,
+                                            const Add &add, const Sums &sums) {
+    constexpr int each = Adjacent<T>::count, across = Tile::columns / each;
     int rows = min(Tile::rows, place.rows - place.first_row), chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
 #pragma unroll 1
     for (int at = threadIdx.x; at < chunks * COLUMN_LANES * across; at += Tile::threads) {
-        int in_tile = int(unsigned(at) % across) * 2, lane = int(unsigned(at) / across % COLUMN_LANES);
+        int in_tile = int(unsigned(at) % across) * each, lane = int(unsigned(at) / across % COLUMN_LANES);
         int chunk = int(unsigned(at) / (across * COLUMN_LANES)), count = min(CHUNK_ROWS, rows - chunk * CHUNK_ROWS);
         if (place.first_column + in_tile >= place.columns) {
             continue;

@@ -68,6 +68,13 @@ pub enum Precision {
     Bf16x3,
 }
 
+impl Precision {
+    /// Whether there are two families of products in this format.
+    fn has_families(self) -> bool {
+        matches!(self, Precision::Bf16 | Precision::Bf16x3)
+    }
+}
+
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -107,17 +114,18 @@ impl Arithmetic {
             Precision::Fp64 => None,
             Precision::Bf16 if self.kernels == Kernels::Wgmma => Some(Format::Bf16Warpgroup),
             Precision::Bf16 => Some(Format::Bf16),
+            Precision::Bf16x3 if self.kernels == Kernels::Wgmma => Some(Format::Bf16x3Warpgroup),
             Precision::Bf16x3 => Some(Format::Bf16x3),
         }
     }
 
     /// Checks that the family has products in this precision.
     pub(crate) fn check(self) -> Result<()> {
-        if self.kernels != Kernels::Wgmma || self.precision == Precision::Bf16 {
+        if self.kernels != Kernels::Wgmma || self.precision.has_families() {
             return Ok(());
         }
-        let problem = format!("wgmma multiplies in bf16, and the precision is {}", self.precision);
-        Err(Error::argument("--kernels", problem, "add --precision bf16, or leave --kernels out"))
+        let problem = format!("wgmma multiplies in bf16 and bf16x3, and the precision is {}", self.precision);
+        Err(Error::argument("--kernels", problem, "add --precision bf16 or bf16x3, or leave --kernels out"))
     }
 }
 
@@ -163,6 +171,7 @@ pub(crate) fn run_kernels<T: BackendTask>(
         Format::Bf16Warpgroup => task.run(Cuda::new(device, StoredFormat::BF16_WARPGROUP)?),
         Format::Fp32 => task.run(Cuda::new(device, StoredFormat::FP32)?),
         Format::Bf16x3 => task.run(Cuda::new(device, StoredFormat::BF16X3)?),
+        Format::Bf16x3Warpgroup => task.run(Cuda::new(device, StoredFormat::BF16X3_WARPGROUP)?),
     }
 }
 
@@ -181,7 +190,7 @@ impl Device {
 
     /// Whether this device may have both families of products in this precision.
     pub(crate) fn has_families(self, precision: Precision) -> bool {
-        precision == Precision::Bf16 && !matches!(self, Device::Cpu | Device::Reference)
+        precision.has_families() && !matches!(self, Device::Cpu | Device::Reference)
     }
 
     /// Family of the products of this device, if it is opened now; `Auto` for a device or a precision without these.

@@ -15,7 +15,7 @@ pub enum Kernels {
     Auto,
     /// mma.sync, by warps. On every device that runs the CUDA kernels.
     Mma,
-    /// wgmma, by warpgroups. Only in bf16, on GPUs of compute capability 9.0 and on the devices emulated and ptx.
+    /// wgmma, by warpgroups. Only in bf16 and bf16x3, on GPUs of compute capability 9.0 and on the devices emulated and ptx.
     Wgmma,
 }
 

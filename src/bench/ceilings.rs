@@ -88,7 +88,7 @@ impl Ceilings {
             Format::Fp32 => self.fp32_tflop_per_s,
             Format::Bf16 | Format::Bf16Warpgroup => self.bf16_tflop_per_s,
             // Each product is three products in bf16.
-            Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
+            Format::Bf16x3 | Format::Bf16x3Warpgroup => self.bf16_tflop_per_s / 3.0,
         };
         (cost.bytes as f64 / (self.copy_gb_per_s * 1e6)).max(cost.flops as f64 / (tflop_per_s * 1e9))
     }

@@ -32,7 +32,7 @@ use scenerank_matmul::Amx;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
-use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
+use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::device::{Arithmetic, Device, Precision};
 use crate::backend::family;
 use crate::backend::kernels::Kernels;
@@ -144,8 +144,8 @@ pub fn run_with(
         ..Report::empty(options)
     };
     // A named family must do where the check of wgmma faults.
-    if let (Some(kernels), Kernels::Auto, Precision::Bf16) = (&kernels, asked, options.precision) {
-        report.choice = family::choice(kernels, options.arithmetic().triples)?;
+    if let (Some(kernels), Kernels::Auto, Some(format)) = (&kernels, asked, options.format()) {
+        report.choice = family::choice(kernels, format, options.arithmetic().triples)?;
     }
     if let (Some(kernels), Some(properties), Some(format)) = (&kernels, &properties, options.format()) {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
@@ -278,9 +278,10 @@ fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
 
 /// Families to bench, of which `used` is the one of the options: with `auto`, all that the device has.
 fn families(options: &BenchOptions, used: Kernels, kernels: Option<&KernelDevice>) -> Vec<Kernels> {
-    let has_both = kernels.is_some_and(|kernels| StoredFormat::BF16_WARPGROUP.runs_on(kernels));
-    match (options.family, options.precision) {
-        (Kernels::Auto, Precision::Bf16) if has_both => vec![Kernels::Mma, Kernels::Wgmma],
+    let other = options.format().and_then(Format::by_warpgroups);
+    let has_both = kernels.zip(other).is_some_and(|(kernels, other)| other.runs_on(kernels));
+    match options.family {
+        Kernels::Auto if has_both => vec![Kernels::Mma, Kernels::Wgmma],
         _ => vec![used],
     }
 }

@@ -24,7 +24,7 @@ use scenerank::network::config::ModelConfig;
 /// time with its 5th and 95th percentile (on ptx the likely, optimistic and pessimistic time), the time with all arrays in
 /// the L2 cache (warm), and the achieved rates.
 /// The floor is the minimum time at the device's peak rates, and the share is the floor divided by the median.
-/// In bf16, --kernels auto checks and times products and steps by mma.sync and by wgmma where the device has both, and prints
+/// In bf16 and bf16x3, --kernels auto checks and times products and steps by mma.sync and by wgmma where the device has both, and prints
 /// which of them auto takes.
 /// On the CPU the peak rate is that of fused multiply-adds, measured on the same threads. Two tables follow the step: every
 /// product at its shape and strides with its rate (median and best), and every pass between products with its share.

@@ -210,6 +210,9 @@ fn run(
         Format::Bf16Warpgroup => run_as(config, StoredFormat::BF16_WARPGROUP, steps, &plain, count, resumed),
         Format::Fp32 => run_as(config, StoredFormat::FP32, steps, &plain, count, resumed),
         Format::Bf16x3 => run_as(config, StoredFormat::BF16X3, steps, &plain, count, resumed),
+        Format::Bf16x3Warpgroup => {
+            run_as(config, StoredFormat::BF16X3_WARPGROUP, steps, &plain, count, resumed)
+        }
     }
 }
 

@@ -89,6 +89,7 @@ fn a_step_of_each_format_is_close_to_the_reference() {
                 Format::Bf16Warpgroup => step_on(StoredFormat::BF16_WARPGROUP, device, &batch),
                 Format::Fp32 => step_on(StoredFormat::FP32, device, &batch),
                 Format::Bf16x3 => step_on(StoredFormat::BF16X3, device, &batch),
+                Format::Bf16x3Warpgroup => step_on(StoredFormat::BF16X3_WARPGROUP, device, &batch),
             };
             let distance = relative_error(&got.embedding, &want.embedding);
             let most = if format == Format::Bf16 { 2e-2 } else { 1e-4 };

@@ -182,6 +182,7 @@ fn parts_of_wider_matrices_are_read_and_written() {
                 Format::Bf16Warpgroup => check_parts(product, hidden, StoredFormat::BF16_WARPGROUP),
                 Format::Fp32 => check_parts(product, hidden, StoredFormat::FP32),
                 Format::Bf16x3 => check_parts(product, hidden, StoredFormat::BF16X3),
+                Format::Bf16x3Warpgroup => check_parts(product, hidden, StoredFormat::BF16X3_WARPGROUP),
             }
         }
     }

@@ -181,10 +181,11 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
     let tile = warpgroup_tile(kernel);
     let is_of_warpgroup = tile.is_some();
     if kernel.starts_with("linear_") && !kernel.contains("fp32") {
-        let wanted = if is_of_warpgroup {
-            &["HGMMA", "LDSM", "LDGSTS", "FENCE"][..]
-        } else {
-            &["HMMA", "LDSM", "LDGSTS"]
+        let wanted = match (is_of_warpgroup, kernel.contains("bf16x3")) {
+            (true, false) => &["HGMMA", "LDSM", "LDGSTS", "FENCE"][..],
+            // Pieces of 16 bytes are loaded as they are.
+            (true, true) => &["HGMMA", "LDS", "LDGSTS", "FENCE"],
+            (false, _) => &["HMMA", "LDSM", "LDGSTS"],
         };
         for wanted in wanted {
             if position(wanted).is_none() {

@@ -303,7 +303,7 @@ fn a_step_is_one_launch() {
 
 /// Whether a call launches a product of warpgroups.
 fn of_warpgroups(call: &Call) -> bool {
-    call.0.contains("_bf16_64x") || call.0.contains("_bf16_128x")
+    ["_bf16_64x", "_bf16_128x", "_bf16x3_64x", "_bf16x3_128x"].iter().any(|part| call.0.contains(part))
 }
 
 /// A kernel gets more than 48 KiB of shared memory only on request: the products of the larger tile.
@@ -313,8 +313,9 @@ fn large_tiles_ask_for_their_shared_memory() {
     let fixture = Fixture::new();
     let Some(Calls(calls)) = calls(&fixture, stub) else { return };
     let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
-    // Ten products in each of two formats; by warpgroups, ten in each tile of 64 x 128, and 128 x 152, 224 and 256.
-    let want = [[82_944; 10], [82_944; 10], [100_416; 10], [165_952; 10], [198_720; 10], [198_720; 10]];
+    // Ten products in each of two formats; by warpgroups, in each format, ten in each tile of 64 x 128, and 128 x 152, 224 and 256.
+    let of_warpgroups = [[100_416; 10], [165_952; 10], [198_720; 10], [198_720; 10]];
+    let want = [&[[82_944; 10]; 2][..], &of_warpgroups, &of_warpgroups].concat();
     assert_eq!(asked, want.as_flattened());
 }
 
@@ -575,9 +576,10 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
     // No choice, and nothing said: a named family, other formats, another GPU.
     let silent = [
         (&["--precision", "bf16", "--kernels", "mma"][..], "9"),
-        (&["--precision", "bf16x3"], "9"),
+        (&["--precision", "bf16x3", "--kernels", "mma"], "9"),
         (&["--precision", "fp32"], "9"),
         (&["--precision", "bf16"], "10"),
+        (&["--precision", "bf16x3"], "10"),
     ];
     for (words, capability) in silent {
         let (said, by_wgmma, _) = train(words, &[("STUB_CAPABILITY", capability)]).unwrap();
@@ -608,7 +610,12 @@ fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
     // Batches of another size ask for another check.
     assert_eq!(bench("auto", "64"), (40, true));
     assert_eq!(["2", "64"].map(|batch_size| bench("auto", batch_size)), [(0, true); 2]);
+    // The other format has its own check.
+    let (said, by_wgmma, family) = train(&["--precision", "bf16x3"], &[]).unwrap();
+    assert!(said.len() == 1 && by_wgmma == 40 && family == "mma", "{said:?} {by_wgmma} {family}");
     // A named family is not checked.
-    let (said, by_wgmma, family) = train(&["--precision", "bf16", "--kernels", "wgmma"], &[]).unwrap();
-    assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");
+    for precision in ["bf16", "bf16x3"] {
+        let (said, by_wgmma, family) = train(&["--precision", precision, "--kernels", "wgmma"], &[]).unwrap();
+        assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");
+    }
 }

@@ -98,7 +98,8 @@ fn a_family_that_cannot_run_is_refused() {
     refused(&["--device", "cpu", "--kernels", "mma"], &parts);
     refused(&["--device", "cpu", "--kernels", "wgmma"], &parts);
     let words = ["--device", "emulated", "--kernels", "wgmma"];
-    let parts = ["--kernels: wgmma multiplies in bf16, and the precision is fp32", "--precision bf16"];
+    let parts =
+        ["--kernels: wgmma multiplies in bf16 and bf16x3, and the precision is fp32", "--precision bf16"];
     refuse([&["bench", "--kernel", "step"], &words[..]].concat(), &parts);
     refuse(["bench", "--roofline", "--kernels", "wgmma"], &parts);
 }
@@ -111,14 +112,17 @@ fn a_step_by_wgmma_agrees_with_mma() {
     let folder = TempDir::new().unwrap();
     let path = |name: &str| folder.path().join(name);
     write_step(&path("in"), SMALL);
-    let [mma, wgmma] = ["mma", "wgmma"].map(|kernels| {
+    let step = |precision: &str, kernels: &str| {
         let [input, output] = ["in", kernels].map(|name| path(name).display().to_string());
-        let place = ["--device", "emulated", "--precision", "bf16", "--kernels", kernels];
+        let place = ["--device", "emulated", "--precision", precision, "--kernels", kernels];
         run([&["step", &input, &output], &place[..]].concat());
         TensorFile::read(path(kernels)).unwrap()
-    });
-    // A sum in another order may round to the neighbour in bf16, a relative distance of at most 2^-7.
-    assert_steps_agree(&wgmma, &mma, 2f64.powi(-7));
+    };
+    // A sum in another order may round to the neighbour in bf16, a relative distance of at most 2^-7. In bf16x3 nothing is rounded
+    // after a sum.
+    for (precision, tolerance) in [("bf16", 2f64.powi(-7)), ("bf16x3", 1e-4)] {
+        assert_steps_agree(&step(precision, "wgmma"), &step(precision, "mma"), tolerance);
+    }
 }
 
 /// The launches of a step that `bench` times are those of the family; with `auto`, it times both.

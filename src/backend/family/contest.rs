@@ -4,10 +4,11 @@ use half::bf16;
 
 use super::Choice;
 use super::layer::Layer;
-use super::products::{Difference, Product, Shape};
+use super::products::{Difference, Exactness, Product, Shape};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::graph::Graph;
 use crate::backend::cuda::launchers::linear::StoredFormat;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::kernels::Kernels;
 use crate::error::Result;
 use crate::network::config::ModelConfig;
@@ -30,8 +31,21 @@ const EDGES: usize = 3 * 36;
 /// Number of times of each family. The products of a layer take about 0.1 ms at 16 triples, and 1 ms at 256.
 const TIMES: usize = 15;
 
-/// Both families.
-const FAMILIES: [StoredFormat<bf16>; 2] = [StoredFormat::BF16, StoredFormat::BF16_WARPGROUP];
+/// A format by mma.sync, and by wgmma.
+#[derive(Clone, Copy)]
+pub(super) struct Families<T: StoredElement> {
+    pub mma: StoredFormat<T>,
+    pub wgmma: StoredFormat<T>,
+}
+
+impl Families<bf16> {
+    pub(super) const BF16: Self = Families { mma: StoredFormat::BF16, wgmma: StoredFormat::BF16_WARPGROUP };
+}
+
+impl Families<f32> {
+    pub(super) const BF16X3: Self =
+        Families { mma: StoredFormat::BF16X3, wgmma: StoredFormat::BF16X3_WARPGROUP };
+}
 
 /// Result of a contest.
 #[derive(Clone, Debug)]
@@ -72,43 +86,49 @@ impl Contest {
 }
 
 /// The arrays of a contest on a device.
-pub(super) struct Arrays<'d> {
+pub(super) struct Arrays<'d, T: StoredElement> {
     device: &'d Device,
-    compared: Vec<Layer<'d>>,
-    timed: Timed<'d>,
+    families: Families<T>,
+    compared: Vec<Layer<'d, T>>,
+    timed: Timed<'d, T>,
     triples: usize,
 }
 
-impl<'d> Arrays<'d> {
+impl<'d, T: StoredElement> Arrays<'d, T> {
     /// Arrays of the compared products, and of the products of a batch of so many triples, which are timed.
-    pub(super) fn new(device: &'d Device, triples: usize) -> Result<Self> {
+    pub(super) fn new(device: &'d Device, families: Families<T>, triples: usize) -> Result<Self> {
         let timed = Timed::new(device, NODES * triples, EDGES * triples, ModelConfig::PAPER)?;
-        Ok(Arrays { device, compared: layers(device, &COMPARED)?, timed, triples })
+        Ok(Arrays { device, families, compared: layers(device, &COMPARED)?, timed, triples })
     }
 
     /// Compares both families, and times them if the results agree.
     pub(super) fn hold(mut self) -> Result<Contest> {
-        let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
-        let difference = compare(&mut self.compared, run)?;
-        let seconds = if difference.is_allowed() { Some(times_of(self.device, self.timed)?) } else { None };
+        let Families { mma, wgmma } = self.families;
+        let difference = compare(&mut self.compared, mma, |layer, product| layer.run(product, wgmma))?;
+        let seconds = match difference.is_allowed() {
+            true => Some(times_of(self.device, self.timed, self.families)?),
+            false => None,
+        };
         Ok(Contest { difference, seconds, triples: self.triples })
     }
 }
 
-fn layers<'d>(device: &'d Device, shapes: &[Shape]) -> Result<Vec<Layer<'d>>> {
+fn layers<'d, T: StoredElement>(device: &'d Device, shapes: &[Shape]) -> Result<Vec<Layer<'d, T>>> {
     shapes.iter().map(|&shape| Layer::new(device, shape)).collect()
 }
 
 /// Largest difference, as a share of its limit, of any product of these layers between mma.sync and `run`.
-fn compare(
-    layers: &mut [Layer<'_>],
-    mut run: impl FnMut(&mut Layer<'_>, Product) -> Result<Vec<Vec<f32>>>,
+fn compare<'d, T: StoredElement>(
+    layers: &mut [Layer<'d, T>],
+    mma: StoredFormat<T>,
+    mut run: impl FnMut(&mut Layer<'d, T>, Product) -> Result<Vec<Vec<f32>>>,
 ) -> Result<Difference> {
     let mut differences = Vec::new();
     for layer in layers {
         for product in Product::ALL {
-            let by_mma = layer.run(product, StoredFormat::BF16)?;
-            differences.push(Difference::of(product, layer.shape, &by_mma, &run(layer, product)?));
+            let (by_mma, by_wgmma) = (layer.run(product, mma)?, run(layer, product)?);
+            let exactness = Exactness::of(mma);
+            differences.push(Difference::of(product, layer.shape, exactness, &by_mma, &by_wgmma));
         }
     }
     let largest = differences.into_iter().max_by(|one, other| one.share().total_cmp(&other.share()));
@@ -116,9 +136,9 @@ fn compare(
 }
 
 /// The products of a layer of the paper's model: arrays, and the launches on them.
-struct Timed<'d>(Vec<(Layer<'d>, &'static [Product])>);
+struct Timed<'d, T: StoredElement>(Vec<(Layer<'d, T>, &'static [Product])>);
 
-impl<'d> Timed<'d> {
+impl<'d, T: StoredElement> Timed<'d, T> {
     fn new(device: &'d Device, nodes: usize, edges: usize, model: ModelConfig) -> Result<Self> {
         let (state, hidden, heads) = (model.state_width, model.hidden_width, model.heads_width(0));
         let edge_hidden: &[Product] =
@@ -135,7 +155,7 @@ impl<'d> Timed<'d> {
         Ok(Timed(layers.into_iter().collect::<Result<_>>()?))
     }
 
-    fn launch(&mut self, format: StoredFormat<bf16>) -> Result<()> {
+    fn launch(&mut self, format: StoredFormat<T>) -> Result<()> {
         for (layer, products) in &mut self.0 {
             products.iter().try_for_each(|&product| layer.launch(product, format))?;
         }
@@ -144,7 +164,11 @@ impl<'d> Timed<'d> {
 }
 
 /// Median times in seconds of the products of a layer, by mma.sync and by wgmma.
-fn times_of(device: &Device, mut timed: Timed<'_>) -> Result<[f64; 2]> {
+fn times_of<T: StoredElement>(
+    device: &Device,
+    mut timed: Timed<'_, T>,
+    families: Families<T>,
+) -> Result<[f64; 2]> {
     let mut captured = |format| -> Result<Graph> {
         // Grows the memory for sums, and loads the kernels.
         timed.launch(format)?;
@@ -153,7 +177,7 @@ fn times_of(device: &Device, mut timed: Timed<'_>) -> Result<[f64; 2]> {
         let graph = device.end_capture()?;
         launched.map(|()| graph)
     };
-    let graphs = [captured(FAMILIES[0])?, captured(FAMILIES[1])?];
+    let graphs = [captured(families.mma)?, captured(families.wgmma)?];
     let pair = || Ok([device.stopwatch()?, device.stopwatch()?]);
     let mut watches = (0..TIMES).map(|_| pair()).collect::<Result<Vec<_>>>()?;
     // All are queued before the host waits for the first, so that the GPU does not wait for the host.
@@ -184,8 +208,9 @@ mod tests {
 
     use super::*;
     use crate::backend::cuda::device::interpreter::Interpretation;
+    use crate::backend::cuda::device::kernel::KernelFile;
     use crate::backend::cuda::launchers;
-    use crate::backend::cuda::launchers::linear::WARPGROUP_FILES;
+    use crate::backend::cuda::launchers::linear::{BF16_WARPGROUP_FILES, BF16X3_WARPGROUP_FILES};
     use crate::backend::family::products::Output;
 
     /// The emulator; reports a skip and returns `None` if it is not built.
@@ -229,9 +254,10 @@ mod tests {
         assert_eq!(choice(0.0, None).kernels, Kernels::Mma);
     }
 
-    fn agree(device: &Device, shapes: &[Shape]) {
-        let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
-        let difference = compare(&mut layers(device, shapes).unwrap(), run).unwrap();
+    fn agree<T: StoredElement>(device: &Device, families: Families<T>, shapes: &[Shape]) {
+        let Families { mma, wgmma } = families;
+        let mut layers = layers(device, shapes).unwrap();
+        let difference = compare(&mut layers, mma, |layer, product| layer.run(product, wgmma)).unwrap();
         println!("{difference:?}, {:.2} of the limit", difference.share());
         assert!(difference.is_allowed(), "{difference:?}");
         // Sums in another order differ somewhere.
@@ -241,7 +267,8 @@ mod tests {
     #[test]
     fn the_emulated_families_agree() {
         let Some(device) = emulator() else { return };
-        agree(&device, &COMPARED);
+        agree(&device, Families::BF16, &COMPARED);
+        agree(&device, Families::BF16X3, &COMPARED);
     }
 
     /// nvcc's code of the products, without an access that the interpreter refuses. One tile: four take long.
@@ -249,17 +276,23 @@ mod tests {
     fn the_interpreted_families_agree() {
         let opened = Interpretation::from_environment().and_then(launchers::interpreted);
         let Ok(device) = opened.inspect_err(|error| println!("skipped: {error}")) else { return };
-        agree(&device, &COMPARED[..1]);
+        agree(&device, Families::BF16, &COMPARED[..1]);
+        agree(&device, Families::BF16X3, &COMPARED[..1]);
     }
 
     #[test]
     fn one_wrong_value_of_any_output_is_found() {
         let Some(device) = emulator() else { return };
+        one_wrong_value_is_found(&device, Families::BF16);
+        one_wrong_value_is_found(&device, Families::BF16X3);
+    }
+
+    fn one_wrong_value_is_found<T: StoredElement>(device: &Device, families: Families<T>) {
         let shape = Shape { nodes: 33, edges: 37, inputs: 20, hidden: 28, room: 0 };
-        let mut layer = Layer::new(&device, shape).unwrap();
+        let (mut layer, exactness) = (Layer::new(device, shape).unwrap(), Exactness::of(families.mma));
         for product in Product::ALL {
-            let right = layer.run(product, StoredFormat::BF16_WARPGROUP).unwrap();
-            let same = Difference::of(product, shape, &right, &right);
+            let right = layer.run(product, families.wgmma).unwrap();
+            let same = Difference::of(product, shape, exactness, &right, &right);
             assert_eq!((same.by, same.is_allowed()), (0.0, true), "{same:?}");
             // A launch that writes nothing does not leave what another wrote.
             let nothing = layer.outputs_of(product, |_| Ok(())).unwrap();
@@ -269,7 +302,7 @@ mod tests {
                 for change in [size / 2.0, f32::NAN] {
                     let mut wrong = right.clone();
                     *wrong[i].last_mut().unwrap() += change;
-                    let found = Difference::of(product, shape, &right, &wrong);
+                    let found = Difference::of(product, shape, exactness, &right, &wrong);
                     assert!(!found.is_allowed(), "{found:?}");
                     assert_eq!((found.product, found.output), (product, output));
                 }
@@ -281,7 +314,7 @@ mod tests {
     #[test]
     fn a_wrong_product_is_named_and_not_timed() {
         let Some(device) = emulator() else { return };
-        let spoilt = |layer: &mut Layer<'_>, product| {
+        let spoilt = |layer: &mut Layer<'_, bf16>, product| {
             let mut written = layer.run(product, StoredFormat::BF16_WARPGROUP)?;
             if product == Product::ForwardGatherNorm {
                 written[0][7] += 1.0;
@@ -289,7 +322,8 @@ mod tests {
             Ok(written)
         };
         let shape = Shape { nodes: 20, edges: 24, inputs: 20, hidden: 28, room: 0 };
-        let difference = compare(&mut layers(&device, &[shape]).unwrap(), spoilt).unwrap();
+        let difference =
+            compare(&mut layers(&device, &[shape]).unwrap(), StoredFormat::BF16, spoilt).unwrap();
         let choice = Contest { difference, seconds: None, triples: 16 }.decide();
         assert_eq!(choice.kernels, Kernels::Mma);
         assert!(
@@ -308,27 +342,32 @@ mod tests {
 
     #[test]
     fn every_kernel_of_warpgroups_is_compared() {
+        all_are_compared(Families::BF16, &BF16_WARPGROUP_FILES, "bf16");
+        all_are_compared(Families::BF16X3, &BF16X3_WARPGROUP_FILES, "bf16x3");
+    }
+
+    fn all_are_compared<T: StoredElement>(families: Families<T>, files: &[KernelFile], format: &str) {
         let kernels = launched(|device| {
             for shape in COMPARED {
                 let mut layer = Layer::new(device, shape).unwrap();
                 for product in Product::ALL {
-                    layer.launch(product, StoredFormat::BF16_WARPGROUP).unwrap();
+                    layer.launch(product, families.wgmma).unwrap();
                 }
             }
         });
         let compared: BTreeSet<&str> = kernels.iter().copied().collect();
-        let all = WARPGROUP_FILES.iter().flat_map(|file| file.kernels).map(|kernel| kernel.name).collect();
+        let all = files.iter().flat_map(|file| file.kernels).map(|kernel| kernel.name).collect();
         assert_eq!(compared, all);
         // Names in the reason are those of kernels.
         for product in Product::ALL {
-            assert!(compared.contains(&*format!("{product}_bf16_128x152")), "{product}");
+            assert!(compared.contains(&*format!("{product}_{format}_128x152")), "{product}");
         }
     }
 
     #[test]
     fn a_layers_products_are_timed() {
         let kernels = launched(|device| {
-            let mut arrays = Arrays::new(device, 16).unwrap();
+            let mut arrays = Arrays::new(device, Families::BF16, 16).unwrap();
             arrays.timed.launch(StoredFormat::BF16_WARPGROUP).unwrap();
         });
         assert_eq!(kernels.len(), 9, "{kernels:?}");
@@ -336,7 +375,7 @@ mod tests {
         assert!(kernels.iter().all(is_of_warpgroups), "{kernels:?}");
         let Some(device) = emulator() else { return };
         let model = ModelConfig { state_width: 12, hidden_width: 20, ..ModelConfig::PAPER };
-        let seconds = times_of(&device, Timed::new(&device, 6, 9, model).unwrap()).unwrap();
+        let seconds = times_of(&device, Timed::new(&device, 6, 9, model).unwrap(), Families::BF16).unwrap();
         assert!(seconds.iter().all(|&seconds| seconds > 0.0), "{seconds:?}");
     }
 }

@@ -12,7 +12,7 @@ use std::process;
 
 use serde::{Deserialize, Serialize};
 
-use super::Choice;
+use super::{Choice, Purpose};
 use crate::backend::cuda::device::identity::Identity;
 use crate::backend::kernels::Kernels;
 use crate::files::atomic_file::write_atomically;
@@ -29,7 +29,7 @@ const MOST_BYTES: u64 = 1 << 16;
 pub(super) enum Kept {
     /// A check decided.
     Choice(Choice),
-    /// A check has begun, of a batch of any size, and the process that made it ended before it did.
+    /// A check has begun, for any purpose, and the process that made it ended before it did.
     Unfinished,
 }
 
@@ -39,15 +39,15 @@ struct Record {
     gpu: Identity,
     /// Process that checks.
     checking: Option<u32>,
-    /// The choices by the number of triples of the timed batch.
-    choices: BTreeMap<usize, Choice>,
+    /// The choices by the name of their purpose.
+    choices: BTreeMap<String, Choice>,
 }
 
-/// The file of a GPU, for the choice at one number of triples.
+/// The file of a GPU, for the choice of one purpose.
 pub(super) struct Keeper<'a> {
     path: Option<PathBuf>,
     identity: &'a Identity,
-    triples: usize,
+    purpose: Purpose,
 }
 
 /// Folder of the program in the user's cache; `None` if there is none, or if it must not be used.
@@ -67,10 +67,10 @@ fn folder_of(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
 
 impl<'a> Keeper<'a> {
     /// File of this GPU in `folder`.
-    pub(super) fn new(folder: Option<&Path>, identity: &'a Identity, triples: usize) -> Self {
+    pub(super) fn new(folder: Option<&Path>, identity: &'a Identity, purpose: Purpose) -> Self {
         // The id is from the driver.
         let id: String = identity.id.chars().filter(char::is_ascii_alphanumeric).collect();
-        Keeper { path: folder.map(|folder| folder.join(format!("kernels-{id}.json"))), identity, triples }
+        Keeper { path: folder.map(|folder| folder.join(format!("kernels-{id}.json"))), identity, purpose }
     }
 
     /// What the file says of this GPU, this driver and this program.
@@ -84,10 +84,10 @@ impl<'a> Keeper<'a> {
         (record.gpu == *self.identity && is_choice).then_some(record)
     }
 
-    /// What is kept for this number of triples.
+    /// What is kept for this purpose.
     pub(super) fn kept(&self) -> Option<Kept> {
         let Record { checking, mut choices, .. } = self.record()?;
-        match (choices.remove(&self.triples), checking) {
+        match (choices.remove(&self.purpose.to_string()), checking) {
             (Some(choice), _) => Some(Kept::Choice(choice)),
             // Another process is checking now.
             (None, Some(process)) if process != process::id() && is_running(process) => None,
@@ -102,7 +102,7 @@ impl<'a> Keeper<'a> {
         let mut choices = self.record().map_or_else(BTreeMap::new, |record| record.choices);
         let checking = match kept {
             Kept::Choice(choice) => {
-                choices.insert(self.triples, choice.clone());
+                choices.insert(self.purpose.to_string(), choice.clone());
                 None
             }
             Kept::Unfinished => Some(process::id()),

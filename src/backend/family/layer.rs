@@ -1,6 +1,5 @@
 //! Random arrays of a layer, and the launches of every kind of product on them.
 
-use half::bf16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -18,51 +17,51 @@ use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 
-/// Arrays of a layer on a device.
-pub(super) struct Layer<'d> {
+/// Arrays of a layer on a device, whose matrices are stored as `T`.
+pub(super) struct Layer<'d, T: StoredElement> {
     device: &'d Device,
     pub(super) shape: Shape,
-    inputs: Inputs,
-    outputs: Outputs,
+    inputs: Inputs<T>,
+    outputs: Outputs<T>,
     sums: Sums,
     parts: WeightParts,
 }
 
 /// Arrays that the products read.
-struct Inputs {
+struct Inputs<T: StoredElement> {
     /// `[1]` number of nodes, and of edges.
     counts: [Buffer<i32>; 2],
     /// `[E] -> node` subject and object of each edge.
     ends: [Buffer<i32>; 2],
     /// `[N, I]` left operand of the nodes, and `[E, I]` that of the edges; or the inputs of their norm.
-    x: [Buffer<bf16>; 2],
+    x: [Buffer<T>; 2],
     /// `[I]` mean, rstd, scale and shift.
     norm: [Buffer<f32>; 4],
     /// `[H, 3 I]` weight of three parts.
-    weight: Buffer<bf16>,
+    weight: Buffer<T>,
     /// `[H]` weight and bias of the norm of a product.
     of_statistics: [Buffer<f32>; 2],
     /// `[N, 2 H]` gradient with respect to a product of nodes; what edges gather.
-    d_y: Buffer<bf16>,
+    d_y: Buffer<T>,
     /// `[N, H]` gradient with respect to a product of nodes, and `[E, H]` one of edges.
-    d_z: [Buffer<bf16>; 2],
+    d_z: [Buffer<T>; 2],
     /// `[N]` multiple of the rows of x to subtract.
     along: Buffer<f32>,
 }
 
 /// Arrays that the products write.
-struct Outputs {
+struct Outputs<T: StoredElement> {
     /// `[N, 2 H]` and `[E, H]` products.
-    wide: Buffer<bf16>,
-    of_edges: Buffer<bf16>,
+    wide: Buffer<T>,
+    of_edges: Buffer<T>,
     /// `[N, H]` products.
-    of_nodes: Buffer<bf16>,
+    of_nodes: Buffer<T>,
     /// `[H]` mean, rstd, scale, shift, running mean and running variance.
     statistics: [Buffer<f32>; 6],
     /// `[N]` lengths of rows.
     lengths: Buffer<f32>,
     /// `[N, I]` and `[E, I]` gradients with respect to x.
-    d_x: [Buffer<bf16>; 2],
+    d_x: [Buffer<T>; 2],
     /// `[H, 3 I]` gradient of the weight.
     d_weight: Buffer<f32>,
     /// `[I]` gradients of the norm's weight and bias.
@@ -84,23 +83,23 @@ impl Draws<'_> {
     }
 
     /// Matrix with values in -1..1. The padding of rows is NaN, since no product may depend on it.
-    fn matrix(&mut self, rows: usize, columns: usize, parts: usize) -> Result<Buffer<bf16>> {
-        let mut values = vec![bf16::NAN; rows * parts * bf16::stride(columns)];
+    fn matrix<T: StoredElement>(&mut self, rows: usize, columns: usize, parts: usize) -> Result<Buffer<T>> {
+        let mut values = vec![T::narrow(f32::NAN); rows * parts * T::stride(columns)];
         self.fill(&mut values, columns);
         self.device.allocate_copy(&values)
     }
 
     /// Such a matrix of one part, with more rows after these. They are NaN.
-    fn rows(&mut self, rows: usize, columns: usize) -> Result<Buffer<bf16>> {
-        let stride = bf16::stride(columns);
-        let mut values = vec![bf16::NAN; (rows + self.room) * stride];
+    fn rows<T: StoredElement>(&mut self, rows: usize, columns: usize) -> Result<Buffer<T>> {
+        let stride = T::stride(columns);
+        let mut values = vec![T::narrow(f32::NAN); (rows + self.room) * stride];
         self.fill(&mut values[..rows * stride], columns);
         self.device.allocate_copy(&values)
     }
 
-    fn fill(&mut self, values: &mut [bf16], columns: usize) {
-        for row in values.chunks_exact_mut(bf16::stride(columns)) {
-            row[..columns].fill_with(|| bf16::from_f64(self.numbers.random_range(-1.0..1.0)));
+    fn fill<T: StoredElement>(&mut self, values: &mut [T], columns: usize) {
+        for row in values.chunks_exact_mut(T::stride(columns)) {
+            row[..columns].fill_with(|| T::narrow(self.numbers.random_range(-1.0..1.0f64) as f32));
         }
     }
 
@@ -115,7 +114,7 @@ fn two<T>([one, other]: [usize; 2], mut make: impl FnMut(usize) -> Result<T>) ->
     Ok([make(one)?, make(other)?])
 }
 
-impl<'d> Layer<'d> {
+impl<'d, T: StoredElement> Layer<'d, T> {
     /// Draws the arrays; the same shape has the same values.
     pub(super) fn new(device: &'d Device, shape: Shape) -> Result<Self> {
         let Shape { inputs, hidden, .. } = shape;
@@ -124,7 +123,7 @@ impl<'d> Layer<'d> {
         let rows = of_values.map(|rows| rows + shape.room);
         let [nodes, edges] = rows;
         let columns = |count| device.allocate::<f32>(count);
-        let matrix = |rows, columns| device.allocate::<bf16>(rows * bf16::stride(columns));
+        let matrix = |rows, columns| device.allocate::<T>(rows * T::stride(columns));
         Ok(Layer {
             device,
             shape,
@@ -167,11 +166,11 @@ impl<'d> Layer<'d> {
     }
 
     /// Launches a product.
-    pub(super) fn launch(&mut self, product: Product, format: StoredFormat<bf16>) -> Result<()> {
+    pub(super) fn launch(&mut self, product: Product, format: StoredFormat<T>) -> Result<()> {
         let Layer { device, shape, inputs: of, outputs: to, sums, parts } = self;
         let Shape { inputs, hidden, room, .. } = *shape;
         let [nodes, edges] = [shape.nodes + room, shape.edges + room];
-        let part = bf16::stride(inputs);
+        let part = T::stride(inputs);
         let [node_rows, edge_rows] = [(&of.counts[0], nodes), (&of.counts[1], edges)]
             .map(|(of, bound)| Rows { count: of.all(), bound });
         let [x, e] =
@@ -278,7 +277,7 @@ impl<'d> Layer<'d> {
     }
 
     /// Launches a product. Returns the values of [`Product::outputs`], without the padding of rows.
-    pub(super) fn run(&mut self, product: Product, format: StoredFormat<bf16>) -> Result<Vec<Vec<f32>>> {
+    pub(super) fn run(&mut self, product: Product, format: StoredFormat<T>) -> Result<Vec<Vec<f32>>> {
         self.outputs_of(product, |layer| layer.launch(product, format))
     }
 
@@ -298,7 +297,7 @@ impl<'d> Layer<'d> {
         let Outputs { wide, of_edges, of_nodes, statistics, lengths, d_x, d_weight, d_norm } =
             &mut self.outputs;
         for buffer in [wide, of_edges, of_nodes].into_iter().chain(d_x) {
-            self.device.upload(&vec![bf16::NAN; buffer.len()], buffer.all_mut())?;
+            self.device.upload(&vec![T::narrow(f32::NAN); buffer.len()], buffer.all_mut())?;
         }
         for buffer in statistics.iter_mut().chain([lengths, d_weight]).chain(d_norm) {
             self.device.upload(&vec![f32::NAN; buffer.len()], buffer.all_mut())?;
@@ -309,8 +308,8 @@ impl<'d> Layer<'d> {
     fn written(&self, product: Product, output: Output) -> Result<Vec<f32>> {
         let Layer { device, shape: Shape { nodes, edges, inputs, hidden, .. }, outputs: of, .. } = self;
         let floats = |buffer: &Buffer<f32>| device.download(buffer, 0..buffer.len());
-        let matrix = |buffer: &Buffer<bf16>, rows: usize, columns: usize| -> Result<Vec<f32>> {
-            Ok(bf16::dense(&device.download(buffer, 0..rows * bf16::stride(columns))?, columns))
+        let matrix = |buffer: &Buffer<T>, rows: usize, columns: usize| -> Result<Vec<f32>> {
+            Ok(T::dense(&device.download(buffer, 0..rows * T::stride(columns))?, columns))
         };
         match (output, product) {
             (Output::Y, Product::ForwardUnit | Product::ForwardTwo) => matrix(&of.wide, *nodes, 2 * hidden),

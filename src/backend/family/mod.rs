@@ -1,10 +1,10 @@
 //! Family of the products of an open device.
 //!
-//! All products of an open device use one family. bf16 has two: mma.sync on every GPU, and wgmma on GPUs of compute
+//! All products of an open device use one family. bf16 and bf16x3 have two: mma.sync on every GPU, and wgmma on GPUs of compute
 //! capability 9.0. The user names one ([`Kernels`]), or leaves the choice to such a GPU:
 //!
 //! ```text
-//! the choice for this GPU, driver and program is kept: take it                          (kept.rs)
+//! the choice for this GPU, driver, program and format is kept: take it                  (kept.rs)
 //! otherwise, on small random arrays, for every kind of product and every tile:
 //!     wgmma's results within the format's error of mma.sync's, or take mma.sync         (products.rs, layer.rs)
 //! the products of one layer of a batch of about the run's size, captured, by both families in turn:
@@ -17,17 +17,19 @@ mod kept;
 mod layer;
 mod products;
 
+use std::fmt;
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::identity::Identity;
-use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::kernels::Kernels;
 use crate::error::{Error, Result};
 use crate::terminal::visible;
-use contest::{Arrays, Contest};
+use contest::{Arrays, Contest, Families};
 use kept::{Keeper, Kept};
 
 /// Number of triples of a batch in the paper.
@@ -41,6 +43,26 @@ const TIMED_TRIPLES: [usize; 3] = [PAPER_TRIPLES, 64, 256];
 fn timed_triples(triples: usize) -> usize {
     let is_below = |timed: &usize| *timed <= triples.saturating_mul(2);
     TIMED_TRIPLES.into_iter().rfind(is_below).unwrap_or(PAPER_TRIPLES)
+}
+
+/// What a choice is for: a format by mma.sync, and batches of about so many triples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Purpose {
+    format: Format,
+    triples: usize,
+}
+
+impl Purpose {
+    fn new(format: Format, triples: usize) -> Self {
+        Purpose { format, triples: timed_triples(triples) }
+    }
+}
+
+impl fmt::Display for Purpose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let precision = if self.format == Format::Bf16x3 { "bf16x3" } else { "bf16" };
+        write!(f, "{precision}, {} triples", self.triples)
+    }
 }
 
 /// A choice between the families, and why it was made.
@@ -67,43 +89,56 @@ impl Choice {
 /// Format of the products of `device` for a format by mma.sync, or by the named family. Fails if the device lacks that. With
 /// `auto`, the device chooses for batches of about so many triples.
 pub(crate) fn format_of(device: &Device, format: Format, kernels: Kernels, triples: usize) -> Result<Format> {
-    match format {
-        Format::Bf16Warpgroup if !StoredFormat::BF16_WARPGROUP.runs_on(device) => Err(Error::argument(
+    if format.is_of_warpgroups() && !format.runs_on(device) {
+        return Err(Error::argument(
             "--kernels",
             format!("{} has no machine code of the products by wgmma", device.properties()?.name),
             "use --kernels mma, or a GPU of compute capability 9.0 and a build for 90a",
-        )),
-        Format::Bf16 if kernels == Kernels::Auto => match choice(device, triples)? {
-            Some(Choice { kernels: Kernels::Wgmma, .. }) => Ok(Format::Bf16Warpgroup),
-            _ => Ok(Format::Bf16),
+        ));
+    }
+    match format.by_warpgroups() {
+        Some(by_warpgroups) if kernels == Kernels::Auto => match choice(device, format, triples)? {
+            Some(Choice { kernels: Kernels::Wgmma, .. }) => Ok(by_warpgroups),
+            _ => Ok(format),
         },
-        format => Ok(format),
+        _ => Ok(format),
     }
 }
 
-/// What `auto` chooses for bf16 on this device and batches of about so many triples; `None` on a device without a choice. Every
-/// call for a GPU and a size returns the same choice. The first one that is mma.sync is logged.
-pub fn choice(device: &Device, triples: usize) -> Result<Option<Choice>> {
-    static MADE: Mutex<Vec<(Identity, usize, Choice)>> = Mutex::new(Vec::new());
+/// What `auto` chooses on this device for a format by mma.sync and batches of about so many triples; `None` on a device, or for a
+/// format, without a choice. Every call for a GPU, a format and a size returns the same choice. The first one that is mma.sync is
+/// logged.
+pub fn choice(device: &Device, format: Format, triples: usize) -> Result<Option<Choice>> {
+    static MADE: Mutex<Vec<(Identity, Purpose, Choice)>> = Mutex::new(Vec::new());
+    let Some(by_warpgroups) = format.by_warpgroups() else { return Ok(None) };
     let Some(identity) = device.warpgroup_identity()? else { return Ok(None) };
-    let triples = timed_triples(triples);
+    let purpose = Purpose::new(format, triples);
     // One check at a time: another would disturb the times.
     let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if let Some((.., choice)) = made.iter().find(|(of, size, _)| (of, *size) == (&identity, triples)) {
+    if let Some((.., choice)) = made.iter().find(|(of, what, _)| (of, *what) == (&identity, purpose)) {
         return Ok(Some(choice.clone()));
     }
-    let choice = match StoredFormat::BF16_WARPGROUP.runs_on(device) {
-        true => {
-            let keeper = Keeper::new(kept::folder().as_deref(), &identity, triples);
-            choose(&keeper, || Arrays::new(device, triples), Arrays::hold)?
-        }
-        false => Choice::mma("this build has no machine code for 90a"),
+    let keeper = Keeper::new(kept::folder().as_deref(), &identity, purpose);
+    let choice = match by_warpgroups {
+        _ if !by_warpgroups.runs_on(device) => Choice::mma("this build has no machine code for 90a"),
+        Format::Bf16x3Warpgroup => decided(device, &keeper, Families::BF16X3, purpose)?,
+        _ => decided(device, &keeper, Families::BF16, purpose)?,
     };
     if choice.kernels == Kernels::Mma {
         tracing::warn!("{}", choice.words());
     }
-    made.push((identity, triples, choice.clone()));
+    made.push((identity.clone(), purpose, choice.clone()));
     Ok(Some(choice))
+}
+
+/// The choice between these families, for a format whose values are stored as `T`.
+fn decided<T: StoredElement>(
+    device: &Device,
+    keeper: &Keeper<'_>,
+    families: Families<T>,
+    purpose: Purpose,
+) -> Result<Choice> {
+    choose(keeper, || Arrays::new(device, families, purpose.triples), Arrays::hold)
 }
 
 /// The choice that is kept, or the one that a contest decides, which is then kept. `prepare` makes the contest's arrays.
@@ -160,16 +195,21 @@ mod tests {
 
     /// The choice of a process with a cache in `folder` at 16 triples, and whether it held a contest, which wgmma wins or loses.
     fn chosen(folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
-        chosen_at(16, folder, identity, wins)
+        chosen_for(Purpose::new(Format::Bf16, 16), folder, identity, wins)
     }
 
-    fn chosen_at(triples: usize, folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
+    fn chosen_for(
+        purpose: Purpose,
+        folder: Option<&Path>,
+        identity: &Identity,
+        wins: bool,
+    ) -> (Kernels, bool) {
         let held = Cell::new(false);
         let hold = |()| {
             held.set(true);
             Ok(contest(wins))
         };
-        let keeper = Keeper::new(folder, identity, triples);
+        let keeper = Keeper::new(folder, identity, purpose);
         (choose(&keeper, || Ok(()), hold).unwrap().kernels, held.get())
     }
 
@@ -202,15 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn each_size_of_a_batch_has_its_choice() {
+    fn each_format_and_size_of_a_batch_has_its_choice() {
         let place = TempDir::new().unwrap();
         let folder = Some(place.path());
-        for (triples, wins) in [(16, false), (64, true), (256, true)] {
-            let kernels = if wins { Kernels::Wgmma } else { Kernels::Mma };
-            assert_eq!(chosen_at(triples, folder, &identity(), wins), (kernels, true), "{triples}");
-            assert_eq!(chosen_at(triples, folder, &identity(), !wins), (kernels, false), "{triples}");
+        let purposes = [(Format::Bf16, 16, false), (Format::Bf16, 64, true), (Format::Bf16, 256, true)];
+        for (format, triples, wins) in purposes.into_iter().chain([(Format::Bf16x3, 16, true)]) {
+            let (purpose, kernels) =
+                (Purpose::new(format, triples), if wins { Kernels::Wgmma } else { Kernels::Mma });
+            assert_eq!(chosen_for(purpose, folder, &identity(), wins), (kernels, true), "{purpose:?}");
+            assert_eq!(chosen_for(purpose, folder, &identity(), !wins), (kernels, false), "{purpose:?}");
         }
-        assert_eq!(chosen_at(16, folder, &identity(), true), (Kernels::Mma, false));
+        assert_eq!(chosen(folder, &identity(), true), (Kernels::Mma, false));
         assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
         let timed = [0, 1, 16, 31, 32, 100, 127, 128, 1_024, usize::MAX].map(timed_triples);
         assert_eq!(timed, [16, 16, 16, 16, 64, 64, 64, 256, 256, 256]);
@@ -260,8 +302,8 @@ mod tests {
         // Without memory there was no check.
         let prepare = || failing("out of memory");
         let identity = identity();
-        let [keeper, of_others] =
-            [16, 64].map(|triples| Keeper::new(Some(folder.path()), &identity, triples));
+        let [keeper, of_others] = [16, 64]
+            .map(|triples| Keeper::new(Some(folder.path()), &identity, Purpose::new(Format::Bf16, triples)));
         let error = choose(&keeper, prepare, |()| panic!("a check")).unwrap_err();
         assert!(error.to_string().contains("out of memory"), "{error}");
         assert!(!file(folder.path()).exists());
@@ -287,10 +329,13 @@ mod tests {
     #[test]
     fn devices_without_a_choice_have_none() {
         let Ok(device) = crate::backend::cuda::launchers::emulated(None) else { return };
-        assert_eq!(choice(&device, 16).unwrap(), None);
+        assert_eq!(choice(&device, Format::Bf16, 16).unwrap(), None);
         let format = |format, kernels| format_of(&device, format, kernels, 16).unwrap();
         assert_eq!(format(Format::Bf16, Kernels::Auto), Format::Bf16);
-        assert_eq!(format(Format::Bf16Warpgroup, Kernels::Wgmma), Format::Bf16Warpgroup);
+        assert_eq!(format(Format::Bf16x3, Kernels::Auto), Format::Bf16x3);
+        for by_warpgroups in [Format::Bf16Warpgroup, Format::Bf16x3Warpgroup] {
+            assert_eq!(format(by_warpgroups, Kernels::Wgmma), by_warpgroups);
+        }
     }
 
     #[test]

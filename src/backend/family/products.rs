@@ -1,16 +1,17 @@
 //! Kinds of products, and what their results by two families may differ by.
 //!
-//! Both families multiply the same operands: values stored in bf16, or relu(norm(z)) rounded to bf16 after the same operations.
-//! A product of two of these has 16 significant bits, so it is exact in single precision. What differs is the order of the sums.
+//! Both families multiply the same operands: values stored in bf16, or relu(norm(z)) rounded to bf16 after the same operations; in
+//! bf16x3 the same two bf16 for each value. A product of two bf16 has 16 significant bits, so it is exact in single precision. What
+//! differs is the order of the sums.
 //! A sum of `n` terms of at most `t` in magnitude has magnitudes of at most `n t` along the way. Each addition changes it by up
 //! to `eps n t` with `eps = 2^-23`, since tensor cores may truncate. Two families thus differ by up to `2 (n + 4) eps n t`, with
-//! room for four operations after the sum. Results that are stored in bf16 are rounded by up to `2^-8` of their magnitude in
-//! each family. All other limits follow from these.
+//! room for four operations after the sum. In bf16x3 each product of two values is three terms, whose magnitudes add up to at most
+//! `1 + 2^-6` of its own. Results that are stored in bf16 are rounded by up to `2^-8` of their magnitude in
+//! each family; in bf16x3 they are stored as they are. All other limits follow from these.
 
 use std::fmt;
 
-use half::bf16;
-
+use crate::backend::cuda::launchers::linear::StoredFormat;
 use crate::backend::cuda::launchers::stored::StoredElement;
 
 /// Largest magnitudes of a norm's rstd, scale and shift, for values and means of up to 1.
@@ -111,7 +112,7 @@ impl fmt::Display for Product {
 /// Arrays that products write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// The product, stored in bf16; the first of two.
+    /// The product, as stored; the first of two.
     Y,
     /// The second product.
     Z,
@@ -120,7 +121,7 @@ pub(super) enum Output {
     Rstd,
     /// Lengths of the rows of x, by which those of y are divided.
     Lengths,
-    /// Gradients with respect to x of the nodes, and to that of the edges, stored in bf16.
+    /// Gradients with respect to x of the nodes, and to that of the edges, as stored.
     DX,
     DE,
     DWeight,
@@ -142,6 +143,36 @@ impl fmt::Display for Output {
             Output::DNormWeight => "d_norm_weight",
             Output::DNormBias => "d_norm_bias",
         })
+    }
+}
+
+/// Number format of the operands and of stored results.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Exactness {
+    /// Number of terms of a sum for each product of two values.
+    products: usize,
+    /// Largest relative error of a stored result.
+    rounding: f64,
+}
+
+impl Exactness {
+    /// That of both families of a format.
+    pub(super) fn of<T: StoredElement>(format: StoredFormat<T>) -> Self {
+        Exactness { products: format.format.products(), rounding: if T::IS_BF16 { T::ROUNDING } else { 0.0 } }
+    }
+
+    /// Largest difference of two sums of `products` products of two values and `others` more terms, each of up to `size` in
+    /// magnitude.
+    fn of_sums(self, products: usize, others: usize, size: f64) -> f64 {
+        let parts = if self.products == 1 { 1.0 } else { 1.0 + 2f64.powi(-6) };
+        let (terms, all) = (self.products * products + others, (products + others) as f64 * size * parts);
+        2.0 * (terms as f64 + 4.0) * EPS * all
+    }
+
+    /// Largest difference of two values whose sums differ by up to `of_sums`, after their roundings; one is `value`.
+    fn of_stored(self, value: f32, of_sums: f64) -> f64 {
+        let magnitude = f64::from(value).abs() / (1.0 - self.rounding) + of_sums;
+        of_sums + 2.0 * self.rounding * magnitude
     }
 }
 
@@ -169,8 +200,14 @@ impl Difference {
     }
 
     /// Compares what a product wrote: the arrays of [`Product::outputs`] by mma.sync, and by wgmma.
-    pub(super) fn of(product: Product, shape: Shape, by_mma: &[Vec<f32>], by_wgmma: &[Vec<f32>]) -> Self {
-        let limits = limits(product, shape, by_mma);
+    pub(super) fn of(
+        product: Product,
+        shape: Shape,
+        format: Exactness,
+        by_mma: &[Vec<f32>],
+        by_wgmma: &[Vec<f32>],
+    ) -> Self {
+        let limits = limits(product, shape, format, by_mma);
         let outputs = product.outputs().iter().zip(by_mma.iter().zip(by_wgmma)).zip(&limits);
         let all = outputs.flat_map(|((&output, (mma, wgmma)), limits)| {
             assert_eq!([wgmma.len(), limits.len()], [mma.len(); 2], "{output} of {product}");
@@ -184,17 +221,6 @@ impl Difference {
     }
 }
 
-/// Largest difference of two sums of `terms` terms of up to `size` in magnitude.
-fn of_sums(terms: usize, size: f64) -> f64 {
-    2.0 * (terms as f64 + 4.0) * EPS * terms as f64 * size
-}
-
-/// Largest difference of two values whose sums differ by up to `of_sums`, after their roundings; one is `value`.
-fn of_stored(value: f32, of_sums: f64) -> f64 {
-    let magnitude = f64::from(value).abs() / (1.0 - bf16::ROUNDING) + of_sums;
-    of_sums + 2.0 * bf16::ROUNDING * magnitude
-}
-
 /// By column of a matrix with `columns` columns, `fold` over its rows.
 fn by_column(values: &[f64], columns: usize, fold: impl Fn(f64, f64) -> f64) -> Vec<f64> {
     let mut folded = vec![0.0; columns];
@@ -205,16 +231,16 @@ fn by_column(values: &[f64], columns: usize, fold: impl Fn(f64, f64) -> f64) -> 
 }
 
 /// Largest allowed differences of each value of a product's outputs, given those of one family.
-fn limits(product: Product, shape: Shape, written: &[Vec<f32>]) -> Vec<Vec<f64>> {
+fn limits(product: Product, shape: Shape, format: Exactness, written: &[Vec<f32>]) -> Vec<Vec<f64>> {
     let Shape { nodes, edges, inputs, hidden, .. } = shape;
     let largest_x = if product.is_normed() { LARGEST_NORMED } else { 1.0 };
     let gathered = 2 * usize::from(matches!(product, Product::ForwardGather | Product::ForwardGatherNorm));
     let stacks = matches!(product, Product::BackwardUnit | Product::BackwardStates);
-    let of_product = of_sums(inputs + gathered, largest_x);
+    let of_product = format.of_sums(inputs, gathered, largest_x);
     // The multiple of x that is subtracted is at most 2, as two terms.
-    let of_d_x = if stacks { of_sums(2 * hidden + 2, 1.0) } else { of_sums(hidden, 1.0) };
+    let of_d_x = if stacks { format.of_sums(2 * hidden, 2, 1.0) } else { format.of_sums(hidden, 0, 1.0) };
     let stored =
-        |values: &[f32], of_sums: f64| values.iter().map(|&value| of_stored(value, of_sums)).collect();
+        |values: &[f32], of_sums: f64| values.iter().map(|&value| format.of_stored(value, of_sums)).collect();
     let magnitudes = |values: &[f32]| -> Vec<f64> { values.iter().map(|&v| f64::from(v).abs()).collect() };
     let mut limits: Vec<Vec<f64>> = Vec::new();
     for (&output, values) in product.outputs().iter().zip(written) {
@@ -230,7 +256,7 @@ fn limits(product: Product, shape: Shape, written: &[Vec<f32>]) -> Vec<Vec<f64>>
                     let length = f64::from(length);
                     // Two lengths differ as below, and a quotient follows.
                     let of_length = |y: f32| f64::from(y).abs() * (inputs as f64 + 8.0) * EPS;
-                    row.iter().map(|&y| of_stored(y, of_product / length + of_length(y))).collect()
+                    row.iter().map(|&y| format.of_stored(y, of_product / length + of_length(y))).collect()
                 };
                 values.chunks_exact(2 * hidden).zip(&written[0]).flat_map(row).collect()
             }
@@ -253,10 +279,10 @@ fn limits(product: Product, shape: Shape, written: &[Vec<f32>]) -> Vec<Vec<f64>>
                 .collect()
             }
             Output::DX => stored(values, of_d_x),
-            Output::DE => stored(values, of_sums(hidden, 1.0)),
+            Output::DE => stored(values, format.of_sums(hidden, 0, 1.0)),
             Output::DWeight => {
                 let rows = if product == Product::BackwardStates { nodes.max(edges) } else { nodes };
-                vec![of_sums(rows, largest_x); values.len()]
+                vec![format.of_sums(rows, 0, largest_x); values.len()]
             }
             Output::DNormWeight | Output::DNormBias => {
                 let factor = if output == Output::DNormWeight { LARGEST_XHAT } else { 1.0 };

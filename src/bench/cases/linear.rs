@@ -181,12 +181,12 @@ impl Error {
             Format::Bf16 | Format::Bf16Warpgroup if made == 0 => (0.0, 0.0),
             Format::Bf16 | Format::Bf16Warpgroup => ((1.0 + 2f64.powi(-8)).powi(made) - 1.0, 2f64.powi(-8)),
             // Each operand has a remainder of up to 2^-17, and the product of the two low halves is left out.
-            Format::Bf16x3 => {
+            Format::Bf16x3 | Format::Bf16x3Warpgroup => {
                 let rests = 2.0 * 2f64.powi(-17) + 2f64.powi(-16);
                 (rests + 2f64.powi(-34), rests)
             }
         };
-        let additions = if format == Format::Bf16x3 { 3 * terms } else { terms };
+        let additions = format.products() * terms;
         Error {
             strict: operands + EPS * (additions as f64 + 4.0),
             usual: usual_operands + 2.0 * (terms as f64).sqrt() * ROUNDING,

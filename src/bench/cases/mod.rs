@@ -33,9 +33,9 @@ use crate::network::config::ModelConfig;
 /// Cases of all launchers at these sizes. `format` is that of a product's operands, and decides the element type of
 /// stored matrices.
 pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
-    let mut cases = match format {
-        Format::Bf16 | Format::Bf16Warpgroup => stored::<bf16>(sizes, format),
-        Format::Fp32 | Format::Bf16x3 => stored::<f32>(sizes, format),
+    let mut cases = match format.is_stored_in_bf16() {
+        true => stored::<bf16>(sizes, format),
+        false => stored::<f32>(sizes, format),
     };
     let others = [
         adam::cases,

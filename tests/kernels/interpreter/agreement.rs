@@ -24,7 +24,7 @@ use scenerank::network::parameters::Layout;
 use super::{architectures, compared};
 use crate::linear_warpgroup as warpgroups;
 use crate::support::agreement::assert_within_limits;
-use crate::support::cases::{FORMATS, Graphs, TYPES};
+use crate::support::cases::{FORMATS, Graphs, OF_WARPGROUPS, TYPES};
 use crate::support::poisoned;
 
 /// Widths of states and hidden layers: odd ones, and some for copies of 16 bytes.
@@ -139,8 +139,10 @@ fn run_all(device: &Device) -> Table {
         // All launchers take the tile of 64 x 128; or, in grids for many rows, that of 152, 224 or 256 columns.
         let many = warpgroups::MANY_ROWS;
         for (inputs, outputs, spare) in [(70, 152, 0), (152, 152, many), (224, 224, many), (256, 512, many)] {
-            let product = warpgroups::product(20, inputs, outputs, 16);
-            warpgroups::all(product).iter().for_each(|case| check(device, case, spare));
+            for format in OF_WARPGROUPS {
+                let product = warpgroups::product(format, [20, inputs, outputs], 16);
+                warpgroups::all(product).iter().for_each(|case| check(device, case, spare));
+            }
         }
     }
     others(device);

@@ -75,14 +75,24 @@ const NO_WAIT: &str = "no wait for the launch ahead";
 /// Tile of the products by warpgroups that have defects, and their file.
 const WARPGROUP: &str = "linear_warpgroup_bf16_64x128";
 
+/// The same tile in bf16x3, whose producer splits what it has copied.
+const WARPGROUP_SPLIT: &str = "linear_warpgroup_bf16x3_64x128";
+
 /// More steps than the ring has stages.
 fn warpgroup() -> Case {
-    let format = Format::Bf16Warpgroup;
+    of_warpgroups(Format::Bf16Warpgroup)
+}
+
+fn warpgroup_split() -> Case {
+    of_warpgroups(Format::Bf16x3Warpgroup)
+}
+
+fn of_warpgroups(format: Format) -> Case {
     let product = Product { what: "test", rows: 130, inputs: 400, outputs: 152, format, seed: 1 };
     forward(ForwardProduct::activated(product))
 }
 
-const PLANTED: [Planted; 20] = [
+const PLANTED: [Planted; 22] = [
     Planted {
         name: "no barriers",
         file: "linear_bf16",
@@ -242,6 +252,20 @@ const PLANTED: [Planted; 20] = [
         found: "matrix descriptor",
     },
     Planted {
+        name: "no proxy fence after values are split",
+        file: WARPGROUP_SPLIT,
+        change: |line| without(line, ["fence.proxy"]),
+        case: warpgroup_split,
+        found: "what no fence.proxy.async follows",
+    },
+    Planted {
+        name: "lanes that do not meet before one splits what another copied",
+        file: WARPGROUP_SPLIT,
+        change: |line| without(line, ["bar.warp.sync"]),
+        case: warpgroup_split,
+        found: "race in shared memory",
+    },
+    Planted {
         name: "wide stores 4 bytes further",
         file: "adam",
         change: |line| match line.contains("st.global.v4.f32") {
@@ -282,7 +306,8 @@ fn planted_defects_are_found() {
     let texts = interpreter::texts(architecture).expect("PTX, which was there before");
     let waits = texts.iter().any(|(_, text)| text.contains(WAIT));
     for planted in PLANTED {
-        if planted.file == WARPGROUP && !texts.iter().any(|(_, text)| text.contains("wgmma.fence")) {
+        if planted.file.contains("_warpgroup_") && !texts.iter().any(|(_, text)| text.contains("wgmma.fence"))
+        {
             println!("skipped: {}: this PTX has no products of warpgroups", planted.name);
             continue;
         }

@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
-use scenerank::backend::cuda::launchers::linear::{Format, StoredFormat};
+use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::bench::sizes::Sizes;
 use scenerank::network::config::ModelConfig;
@@ -56,13 +56,12 @@ pub fn columns() -> impl Strategy<Value = usize> {
 
 /// All formats of products.
 pub const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
+/// Those that warpgroups multiply.
+pub const OF_WARPGROUPS: [Format; 2] = [Format::Bf16Warpgroup, Format::Bf16x3Warpgroup];
 
 /// Whether the tests' device runs products of a format; reports the skip. Warpgroups multiply on some devices alone.
 pub fn runs_on_device(format: Format) -> bool {
-    let runs = super::open(None).is_some_and(|device| match format {
-        Format::Bf16Warpgroup => StoredFormat::BF16_WARPGROUP.runs_on(&device),
-        _ => true,
-    });
+    let runs = super::open(None).is_some_and(|device| format.runs_on(&device));
     if !runs {
         println!("skipped: the device has no products in {format:?}");
     }
@@ -71,10 +70,7 @@ pub fn runs_on_device(format: Format) -> bool {
 
 /// All formats of products, and families of their instructions, that the tests' device runs.
 pub fn product_formats() -> Vec<Format> {
-    FORMATS
-        .into_iter()
-        .chain([Format::Bf16Warpgroup].into_iter().filter(|&format| runs_on_device(format)))
-        .collect()
+    FORMATS.into_iter().chain(OF_WARPGROUPS.into_iter().filter(|&format| runs_on_device(format))).collect()
 }
 
 /// Seeds of a case's numbers and of the order of threads.

@@ -60,6 +60,7 @@ pub fn forward(of: ForwardProduct) -> Case {
         Format::Bf16Warpgroup => forward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
+        Format::Bf16x3Warpgroup => forward_as(of, StoredFormat::BF16X3_WARPGROUP),
     }
 }
 
@@ -187,6 +188,7 @@ pub fn forward_two(of: Types, launches: Launches) -> Case {
         Format::Bf16Warpgroup => forward_two_as(of, launches, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_two_as(of, launches, StoredFormat::FP32),
         Format::Bf16x3 => forward_two_as(of, launches, StoredFormat::BF16X3),
+        Format::Bf16x3Warpgroup => forward_two_as(of, launches, StoredFormat::BF16X3_WARPGROUP),
     }
 }
 

@@ -33,6 +33,7 @@ pub fn backward(of: States, launches: Launches) -> Case {
         Format::Bf16Warpgroup => backward_as(of, launches, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => backward_as(of, launches, StoredFormat::FP32),
         Format::Bf16x3 => backward_as(of, launches, StoredFormat::BF16X3),
+        Format::Bf16x3Warpgroup => backward_as(of, launches, StoredFormat::BF16X3_WARPGROUP),
     }
 }
 

@@ -62,6 +62,7 @@ pub fn forward(of: UnitProduct) -> Case {
         Format::Bf16Warpgroup => forward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
+        Format::Bf16x3Warpgroup => forward_as(of, StoredFormat::BF16X3_WARPGROUP),
     }
 }
 
@@ -139,6 +140,7 @@ pub fn backward(of: UnitProduct) -> Case {
         Format::Bf16Warpgroup => backward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => backward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
+        Format::Bf16x3Warpgroup => backward_as(of, StoredFormat::BF16X3_WARPGROUP),
     }
 }
 

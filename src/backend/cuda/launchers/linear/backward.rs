@@ -34,7 +34,7 @@ struct Parts {
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
         let most = match format {
-            Format::Bf16Warpgroup => {
+            _ if format.is_of_warpgroups() => {
                 (WARPGROUP_BLOCKS / LARGEST_WARPGROUP.count(inputs, outputs)).clamp(1, MOST_WARPGROUP_PARTS)
             }
             _ => (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1),
@@ -59,9 +59,9 @@ impl Parts {
 
     /// Tile of both products with this many rows.
     fn tile(self, rows: usize) -> Tile {
-        match self.format {
-            Format::Bf16Warpgroup => warpgroup_tile([(rows, [self.outputs, self.inputs])]),
-            format => format.tile(self.are_large(rows)),
+        match self.format.is_of_warpgroups() {
+            true => warpgroup_tile([(rows, [self.outputs, self.inputs])]),
+            false => self.format.tile(self.are_large(rows)),
         }
     }
 
@@ -84,7 +84,7 @@ impl Parts {
     /// Largest number of parts for any number of rows up to `bound`.
     fn up_to(self, bound: usize) -> usize {
         let by_rows = bound.div_ceil(LEAST_PART_ROWS);
-        if self.format == Format::Bf16Warpgroup {
+        if self.format.is_of_warpgroups() {
             return self.of_warpgroup(bound);
         }
         let small = self.most.min(by_rows).max(1);
@@ -316,7 +316,9 @@ pub fn linear_backward_states<T: StoredElement>(
     let of_edges = WeightGradient::new(&to.weight, rows);
     let gradients = [nodes.weight_gradient(), of_edges];
     let tile = match format.format {
-        Format::Bf16Warpgroup => warpgroup_tile(gradients.map(|of| (of.rows, [of.outputs, of.inputs]))),
+        format if format.is_of_warpgroups() => {
+            warpgroup_tile(gradients.map(|of| (of.rows, [of.outputs, of.inputs])))
+        }
         format => format.tile(gradients.iter().any(|of| of.tile(format) == Tile::Large)),
     };
     norm.check(z.columns);

@@ -10,7 +10,7 @@ pub const LARGE_TILE_BYTES: u32 = 82_944;
 pub const WARPGROUP_TILES: [([usize; 2], &str); 4] =
     [([64, 128], "_64x128"), ([128, 152], "_128x152"), ([128, 224], "_128x224"), ([128, 256], "_128x256")];
 
-/// Bytes of such a tile in `kernels/matmul_warpgroup.cuh`: four stages, each with panels of 64 x 64 values in bf16 of both
+/// Bytes of such a tile in `kernels/matmul_warpgroup.cuh`: four stages, each with panels of 64 lines of 128 bytes of both
 /// operands, a norm of 64 columns and two barriers.
 const fn warpgroup_bytes([rows, columns]: [usize; 2]) -> u32 {
     let panels = rows / 64 + columns.div_ceil(64);

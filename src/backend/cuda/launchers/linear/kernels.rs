@@ -39,6 +39,9 @@ impl StoredFormat<f32> {
     pub const FP32: Self = StoredFormat { format: Format::Fp32, kernels: &FormatKernels::FP32 };
     /// [`Format::Bf16x3`].
     pub const BF16X3: Self = StoredFormat { format: Format::Bf16x3, kernels: &FormatKernels::BF16X3 };
+    /// [`Format::Bf16x3Warpgroup`], for devices that have these products ([`StoredFormat::runs_on`]).
+    pub const BF16X3_WARPGROUP: Self =
+        StoredFormat { format: Format::Bf16x3Warpgroup, kernels: &FormatKernels::BF16X3_WARPGROUP };
 }
 
 impl StoredFormat<bf16> {
@@ -90,6 +93,14 @@ impl FormatKernels<f32> {
         tiles: &[
             (Tile::Small, tile_kernels!("bf16x3_64", 128, 128)),
             (Tile::Large, tile_kernels!("bf16x3_128", 256, 256)),
+        ],
+    };
+    const BF16X3_WARPGROUP: Self = FormatKernels {
+        tiles: &[
+            (Tile::Warpgroup(0), tile_kernels!("bf16x3_64x128", 256, 256)),
+            (Tile::Warpgroup(1), tile_kernels!("bf16x3_128x152", 384, 384)),
+            (Tile::Warpgroup(2), tile_kernels!("bf16x3_128x224", 384, 384)),
+            (Tile::Warpgroup(3), tile_kernels!("bf16x3_128x256", 384, 384)),
         ],
     };
 }
@@ -168,22 +179,33 @@ pub(crate) const BF16_FILE: KernelFile =
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
     KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<20>() };
+
+macro_rules! warpgroup_files {
+    ($format:literal, $kernels:expr) => {
+        [
+            KernelFile {
+                name: concat!("linear_warpgroup_", $format, "_64x128"),
+                kernels: &$kernels.tiles[0].1.infos(),
+            },
+            KernelFile {
+                name: concat!("linear_warpgroup_", $format, "_128x152"),
+                kernels: &$kernels.tiles[1].1.infos(),
+            },
+            KernelFile {
+                name: concat!("linear_warpgroup_", $format, "_128x224"),
+                kernels: &$kernels.tiles[2].1.infos(),
+            },
+            KernelFile {
+                name: concat!("linear_warpgroup_", $format, "_128x256"),
+                kernels: &$kernels.tiles[3].1.infos(),
+            },
+        ]
+    };
+}
+
 /// Kernels of `kernels/linear_warpgroup_bf16_<rows>x<columns>.cu`.
-pub(crate) const WARPGROUP_FILES: [KernelFile; 4] = [
-    KernelFile {
-        name: "linear_warpgroup_bf16_64x128",
-        kernels: &FormatKernels::BF16_WARPGROUP.tiles[0].1.infos(),
-    },
-    KernelFile {
-        name: "linear_warpgroup_bf16_128x152",
-        kernels: &FormatKernels::BF16_WARPGROUP.tiles[1].1.infos(),
-    },
-    KernelFile {
-        name: "linear_warpgroup_bf16_128x224",
-        kernels: &FormatKernels::BF16_WARPGROUP.tiles[2].1.infos(),
-    },
-    KernelFile {
-        name: "linear_warpgroup_bf16_128x256",
-        kernels: &FormatKernels::BF16_WARPGROUP.tiles[3].1.infos(),
-    },
-];
+pub(crate) const BF16_WARPGROUP_FILES: [KernelFile; 4] =
+    warpgroup_files!("bf16", FormatKernels::BF16_WARPGROUP);
+/// Kernels of `kernels/linear_warpgroup_bf16x3_<rows>x<columns>.cu`.
+pub(crate) const BF16X3_WARPGROUP_FILES: [KernelFile; 4] =
+    warpgroup_files!("bf16x3", FormatKernels::BF16X3_WARPGROUP);

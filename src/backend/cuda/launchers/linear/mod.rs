@@ -18,9 +18,10 @@ pub use forward::{
     Forward, ForwardGather, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
 };
 pub use kernels::StoredFormat;
-pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE, WARPGROUP_FILES};
+pub(crate) use kernels::{BF16_FILE, BF16_WARPGROUP_FILES, BF16X3_FILE, BF16X3_WARPGROUP_FILES, FP32_FILE};
 pub use matrix::{Matrix, MatrixMut};
 
+use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::Norm;
 use crate::backend::cuda::launchers::stored::StoredElement;
@@ -67,6 +68,8 @@ pub enum Format {
     /// [`Format::Bf16`] by the instructions of a warpgroup, on GPUs of compute capability 9.0. All products of a run use the
     /// same instructions ([`Kernels`]).
     Bf16Warpgroup,
+    /// [`Format::Bf16x3`] by the same instructions.
+    Bf16x3Warpgroup,
 }
 
 /// A block's tile: 64 x 64, 128 x 128, or one of [`WARPGROUP_TILES`] by its index.
@@ -121,15 +124,13 @@ impl Format {
 
     /// Tile of a launch that computes matrices with these rows and columns.
     fn forward_tile<const N: usize>(self, of: [(usize, usize); N]) -> Tile {
-        match self {
-            Format::Bf16Warpgroup => {
-                Tile::of_warpgroup(of, |tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
-            }
-            _ => {
-                let (sides, enough) = (self.forward_sides(Tile::Large), self.large_forward());
-                self.tile(of.iter().any(|&(rows, columns)| covering(sides, rows, columns) >= enough))
-            }
+        if self.is_of_warpgroups() {
+            return Tile::of_warpgroup(of, |tile| {
+                of.iter().map(|&(_, columns)| tile.count(1, columns)).sum()
+            });
         }
+        let (sides, enough) = (self.forward_sides(Tile::Large), self.large_forward());
+        self.tile(of.iter().any(|&(rows, columns)| covering(sides, rows, columns) >= enough))
     }
 
     /// Numbers of rows and of columns of a forward product's tile.
@@ -147,7 +148,37 @@ impl Format {
         match self {
             Format::Fp32 => Kernels::Auto,
             Format::Bf16 | Format::Bf16x3 => Kernels::Mma,
-            Format::Bf16Warpgroup => Kernels::Wgmma,
+            Format::Bf16Warpgroup | Format::Bf16x3Warpgroup => Kernels::Wgmma,
+        }
+    }
+
+    /// Whether warpgroups multiply.
+    pub fn is_of_warpgroups(self) -> bool {
+        self.kernels() == Kernels::Wgmma
+    }
+
+    /// The same operands multiplied by warpgroups; `None` for those that are.
+    pub fn by_warpgroups(self) -> Option<Format> {
+        match self {
+            Format::Bf16 => Some(Format::Bf16Warpgroup),
+            Format::Bf16x3 => Some(Format::Bf16x3Warpgroup),
+            Format::Fp32 | Format::Bf16Warpgroup | Format::Bf16x3Warpgroup => None,
+        }
+    }
+
+    /// Number of products of bf16 for each product of two operands; 1 in single precision.
+    pub fn products(self) -> usize {
+        if matches!(self, Format::Bf16x3 | Format::Bf16x3Warpgroup) { 3 } else { 1 }
+    }
+
+    /// Whether the device has code of the products.
+    pub fn runs_on(self, device: &Device) -> bool {
+        match self {
+            Format::Fp32 => StoredFormat::FP32.runs_on(device),
+            Format::Bf16 => StoredFormat::BF16.runs_on(device),
+            Format::Bf16x3 => StoredFormat::BF16X3.runs_on(device),
+            Format::Bf16Warpgroup => StoredFormat::BF16_WARPGROUP.runs_on(device),
+            Format::Bf16x3Warpgroup => StoredFormat::BF16X3_WARPGROUP.runs_on(device),
         }
     }
 
