@@ -246,7 +246,7 @@ pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
         "min.u32" => b32!(|a, b| a.min(b)),
         "max.u32" => b32!(|a, b| a.max(b)),
         "neg.s32" => u32op!(|a| a.wrapping_neg()),
-        "and.b32" | "and.pred" => b32!(|a, b| a & b),
+        "and.b32" | "and.b16" | "and.pred" => b32!(|a, b| a & b),
         "or.b32" | "or.pred" => b32!(|a, b| a | b),
         "xor.b32" => b32!(|a, b| a ^ b),
         "xor.pred" => b32!(|a, b| u32::from((a != 0) ^ (b != 0))),

@@ -363,3 +363,23 @@ fn structs_of_parameters() {
     unsafe { interpreter.launch(&request) }.unwrap();
     assert_eq!(out, [543]);
 }
+
+/// Registers of 16 bits hold the low half of what is converted, also beside a constant whose other bits are set.
+#[test]
+fn values_of_16_bits() {
+    let increment = "\tadd.s32 \t%r2, %r1, 1;\n";
+    let narrow = "\tadd.s32 \t%r1, %r1, 70001;
+	cvt.u16.u32 \t%rs1, %r1;
+	and.b16 \t%rs2, %rs1, -4;
+	mul.wide.u16 \t%r2, %rs2, 5;
+";
+    let body = EARLY.replace("\t.reg .b64", "\t.reg .b16 \t%rs<3>;\n\t.reg .b64").replace(increment, narrow);
+    let mut interpreter = interpreter(&[&body]);
+    let mut memory = [[0u32; 32]; 2];
+    let at = memory.each_mut().map(|buffer| buffer.as_mut_ptr() as u64);
+    at.iter().for_each(|&address| interpreter.allocated(address, 128));
+    interpreter.written(at[0], 128);
+    launch(&mut interpreter, "early", &at).unwrap();
+    // 70,001 = 65,536 + 4,465.
+    assert_eq!(memory[1], [5 * 4464; 32]);
+}

@@ -17,7 +17,9 @@ measure_micros smoke "$(micros smoke-step step "$few" layers)"
 
 # Every product by wgmma beside the same by mma.sync. Before, the device checks itself; its choice stands in the report.
 bench_of auto families 10-150 --precision bf16 --kernel linear --batch-size "$few" --budget 20
+bench_of auto families-bf16x3 10-150 --precision bf16x3 --kernel linear --batch-size "$few" --budget 20
 measure choice "$(chosen families)"
+measure choice_bf16x3 "$(chosen families-bf16x3)"
 for family in mma wgmma; do
     for kernel in linear_forward linear_backward; do
         measure_kernel "heads_${kernel#linear_}_$family" families "$kernel" "$few" "by $family: $of_heads"
@@ -81,9 +83,12 @@ for precision in bf16 bf16x3 fp32; do
         measure_micros "step_${precision}_${step_names[i]}" "$(micros "steps-$precision" step "${step_sizes[i]}" layers)"
     done
 done
-bench_of wgmma steps-wgmma 10-90 --precision bf16 --kernel step --batch-size "${step_sizes[@]}" --budget 100
-for i in "${!step_sizes[@]}"; do
-    measure_micros "step_wgmma_${step_names[i]}" "$(micros steps-wgmma step "${step_sizes[i]}" layers)"
+for precision in bf16 bf16x3; do
+    of="wgmma-$precision"
+    bench_of wgmma "steps-$of" 10-90 --precision "$precision" --kernel step --batch-size "${step_sizes[@]}" --budget 100
+    for i in "${!step_sizes[@]}"; do
+        measure_micros "step_${of/-/_}_${step_names[i]}" "$(micros "steps-$of" step "${step_sizes[i]}" layers)"
+    done
 done
 
 # ---- measurements that decide what is next --------------------------------------------------------------------------
