@@ -51,6 +51,7 @@ fn compare(step: &str, config: ModelConfig, format: Format, triples: usize) {
 fn the_likely_time_of_a_small_step_has_not_grown() {
     compare("small bf16 mma 2", SMALL, Format::Bf16, 2);
     compare("small bf16 wgmma 2", SMALL, Format::Bf16Warpgroup, 2);
+    compare("small bf16x3 wgmma 2", SMALL, Format::Bf16x3Warpgroup, 2);
 }
 
 #[test]
@@ -58,4 +59,6 @@ fn the_likely_time_of_a_small_step_has_not_grown() {
 fn the_likely_time_of_a_paper_size_step_has_not_grown() {
     compare("paper bf16 mma 16", ModelConfig::PAPER, Format::Bf16, 16);
     compare("paper bf16 wgmma 16", ModelConfig::PAPER, Format::Bf16Warpgroup, 16);
+    compare("paper bf16x3 mma 16", ModelConfig::PAPER, Format::Bf16x3, 16);
+    compare("paper bf16x3 wgmma 16", ModelConfig::PAPER, Format::Bf16x3Warpgroup, 16);
 }
