@@ -8,8 +8,8 @@
 //   bf16x3    32 steps a stage, single precision as copied. A value is the sum of two factors, high + low (matmul_tensor.cuh).
 //             The consumers split a in registers. The producer splits b in place, after its copies have arrived:
 //               inner last     a line holds the high factors of both products of 16 steps, then the low ones
-//               inner first    lines 32 k.. of a panel are the high factors of product k, 16 steps; lines 32 k + 16.. the low ones.
-//                              As copied, they are the first and the last 32 values of these steps
+//               inner first    16 lines of a panel from 32 k on are the high factors of product k, the next 16 the low ones. As
+//                              copied, they are the first and the last 32 values of its steps
 //
 // The order of steps within a product is free, as long as both operands have the same. In bf16x3, with lane = 4 g + t of a's
 // fragments, step 8 t + 4 k + j is place 2 t + j % 2 + 8 (j / 2) of product k: so a lane reads 16 bytes of a row at once, and no
@@ -121,13 +121,13 @@ template <> struct WarpgroupFormat<Bf16x3> : Bf16x3 {
         }
     }
 
-    // Splits a stage of b with `outer` rows: each thread the pieces that it copied, in the place of those that its line's 8
-    // threads copied.
+    // Splits a stage of b with `outer` rows. The 8 threads that copied a line, lanes of one warp, read their pieces and then
+    // write the factors in the place of all of them.
     template <Order order, int outer> static __device__ __forceinline__ void split(unsigned char *lines) {
         constexpr int lines_at_once = WARPGROUP / PIECES, at_once = 4;
         int thread = threadIdx.x % WARPGROUP, piece = thread % PIECES, first = line_of(thread / PIECES);
         constexpr int all = order == INNER_LAST ? outer : (outer + 63) / 64 * 64;
-        // A panel at once, or as many rows.
+        // 64 lines at once.
 #pragma unroll 1
         for (int panel = 0; panel < all; panel += at_once * lines_at_once) {
             Four values[at_once];
@@ -186,8 +186,8 @@ template <> struct WarpgroupFormat<Bf16x3> : Bf16x3 {
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// Copies four bf16 or single-precision values' 16 bytes, of which the first `count` values exist. `wide`: both addresses are
-// aligned to 16 bytes.
+// Copies the values of 16 bytes: the first `count`, and zeros in place of the others. `wide`: both addresses are aligned to 16
+// bytes.
 template <bool wide, class T> __device__ __forceinline__ void copy_values(unsigned char *to, const T *from, int count) {
     if constexpr (wide) {
         copy_async<16>(to, from, count * int(sizeof(T)));
@@ -231,7 +231,7 @@ __device__ __forceinline__ void copy_lines(unsigned char *to, const Operand<T, N
     }
 }
 
-// The same. `wide`: every line begins at a multiple of 16 bytes.
+// The same; `wide`: every line begins at a multiple of 16 bytes. Rows of bf16 always do.
 template <class Format, Order order, int outer, class Norm>
 __device__ __forceinline__ void copy_piece(unsigned char *to, const Operand<bf16, Norm> &from, const Piece &of, bool) {
     copy_lines<Format, order, outer, true>(to, from, of);
