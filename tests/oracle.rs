@@ -211,17 +211,27 @@ fn steps_of_the_papers_size_equal_the_independent_implementation() {
     }
 }
 
-/// Formats of the CUDA kernels with the options of the checker: their tolerances, as stated in docs/determinism.md.
+/// Formats and families of the CUDA kernels with the options of the checker: their tolerances, as stated in docs/determinism.md.
 /// The errors of operands are 2^-8 (bf16) and 2^-17 (bf16x3); ten products in sequence and their backward
 /// magnify them. PyTorch's autocast also needs the limit of bf16 for gradients (../shared/peer/README.md).
-const FORMATS: [(&str, &str); 3] = [("fp32", ""), ("bf16x3", ""), ("bf16", "--gradient-tolerance 0.15")];
+const FORMATS: [(&str, &str, &str); 5] = [
+    ("fp32", "auto", ""),
+    ("bf16x3", "mma", ""),
+    ("bf16x3", "wgmma", ""),
+    ("bf16", "mma", "--gradient-tolerance 0.15"),
+    ("bf16", "wgmma", "--gradient-tolerance 0.15"),
+];
 
 fn check_formats(peer: &mut Peer, folder: &Path, options: &str) {
     let input = folder.join("in");
     peer.make(options, &input);
-    for (format, tolerances) in FORMATS {
-        let output = folder.join(format);
-        scenerank_step(&input, &output, &format!("--device emulated --precision {format}"));
+    for (format, family, tolerances) in FORMATS {
+        let output = folder.join(format!("{format}-{family}"));
+        scenerank_step(
+            &input,
+            &output,
+            &format!("--device emulated --precision {format} --kernels {family}"),
+        );
         peer.check(&output, tolerances);
     }
 }
@@ -240,7 +250,7 @@ fn emulated_steps_in_every_format_equal_the_independent_implementation() {
 
 /// Takes a few minutes.
 #[test]
-#[ignore = "four emulated steps of the paper's size"]
+#[ignore = "five emulated steps of the paper's size"]
 fn emulated_steps_of_the_papers_size_equal_the_independent_implementation() {
     let Some(mut peer) = Peer::find("emulated_steps_of_the_papers_size") else { return };
     let folder = tempfile::tempdir().unwrap();

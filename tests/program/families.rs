@@ -118,9 +118,10 @@ fn a_step_by_wgmma_agrees_with_mma() {
         run([&["step", &input, &output], &place[..]].concat());
         TensorFile::read(path(kernels)).unwrap()
     };
-    // A sum in another order may round to the neighbour in bf16, a relative distance of at most 2^-7. In bf16x3 nothing is rounded
-    // after a sum.
-    for (precision, tolerance) in [("bf16", 2f64.powi(-7)), ("bf16x3", 1e-4)] {
+    // A sum in another order may round to the neighbour in bf16, a relative distance of at most 2^-7. In bf16x3 it may change the
+    // low half of an operand, and a ReLU's decision: the limit is that of gradients in this format (docs/determinism.md). The oracle
+    // compares at equal decisions.
+    for (precision, tolerance) in [("bf16", 2f64.powi(-7)), ("bf16x3", 1e-3)] {
         assert_steps_agree(&step(precision, "wgmma"), &step(precision, "mma"), tolerance);
     }
 }
