@@ -3,6 +3,7 @@
 //! Both families multiply the same operands: values stored in bf16, or relu(norm(z)) rounded to bf16 after the same operations; in
 //! bf16x3 the same two bf16 for each value. A product of two bf16 has 16 significant bits, so it is exact in single precision. What
 //! differs is the order of the sums.
+//!
 //! A sum of `n` terms of at most `t` in magnitude has magnitudes of at most `n t` along the way. Each addition changes it by up
 //! to `eps n t` with `eps = 2^-23`, since tensor cores may truncate. Two families thus differ by up to `2 (n + 4) eps n t`, with
 //! room for four operations after the sum. In bf16x3 each product of two values is three terms, whose magnitudes add up to at most

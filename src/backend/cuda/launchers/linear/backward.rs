@@ -33,11 +33,10 @@ struct Parts {
 
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        let most = match format {
-            _ if format.is_of_warpgroups() => {
-                (WARPGROUP_BLOCKS / LARGEST_WARPGROUP.count(inputs, outputs)).clamp(1, MOST_WARPGROUP_PARTS)
-            }
-            _ => (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1),
+        let most = if format.is_of_warpgroups() {
+            (WARPGROUP_BLOCKS / LARGEST_WARPGROUP.count(inputs, outputs)).clamp(1, MOST_WARPGROUP_PARTS)
+        } else {
+            (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1)
         };
         Parts { format, outputs, inputs, most }
     }
@@ -59,10 +58,10 @@ impl Parts {
 
     /// Tile of both products with this many rows.
     fn tile(self, rows: usize) -> Tile {
-        match self.format.is_of_warpgroups() {
-            true => warpgroup_tile([(rows, [self.outputs, self.inputs])]),
-            false => self.format.tile(self.are_large(rows)),
+        if self.format.is_of_warpgroups() {
+            return warpgroup_tile([(rows, [self.outputs, self.inputs])]);
         }
+        self.format.tile(self.are_large(rows))
     }
 
     /// Number of parts for this number of rows, as in the kernels.
@@ -315,11 +314,10 @@ pub fn linear_backward_states<T: StoredElement>(
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
     let of_edges = WeightGradient::new(&to.weight, rows);
     let gradients = [nodes.weight_gradient(), of_edges];
-    let tile = match format.format {
-        format if format.is_of_warpgroups() => {
-            warpgroup_tile(gradients.map(|of| (of.rows, [of.outputs, of.inputs])))
-        }
-        format => format.tile(gradients.iter().any(|of| of.tile(format) == Tile::Large)),
+    let tile = if format.format.is_of_warpgroups() {
+        warpgroup_tile(gradients.map(|of| (of.rows, [of.outputs, of.inputs])))
+    } else {
+        format.format.tile(gradients.iter().any(|of| of.tile(format.format) == Tile::Large))
     };
     norm.check(z.columns);
     let mut products =
