@@ -1,6 +1,6 @@
 //! Compiles the kernels: as C++ against the emulator if there is a C++ compiler, and as fat binaries for GPUs
-//! if there is nvcc. Except in a program for installation, the PTX among them is also kept for the interpreter. The crate also
-//! builds without either; a warning then says what is missing.
+//! if there is nvcc. The PTX among them is also kept for the interpreter. The crate also builds without either compiler; a
+//! warning then says what is missing. A program for installation has neither emulator nor PTX.
 //!
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
 //! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
@@ -48,6 +48,7 @@ fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=SCENERANK_CHECK_ONLY");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
+    println!("cargo:rustc-check-cfg=cfg(installed)");
     println!("cargo:rustc-env=SCENERANK_COMMIT={}", commit());
     println!("cargo:rustc-env=SCENERANK_RUSTC={}", rustc());
     if asked("SCENERANK_CHECK_ONLY") {
@@ -56,7 +57,11 @@ fn main() {
         write_no_binaries(&out);
         return;
     }
-    build_emulator(&kernels, &out);
+    if for_installation() {
+        println!("cargo:rustc-cfg=installed");
+    } else {
+        build_emulator(&kernels, &out);
+    }
     build_fat_binaries(&kernels, &out);
 }
 
@@ -65,8 +70,8 @@ fn release_build() -> bool {
     env::var("PROFILE").is_ok_and(|profile| profile == "release")
 }
 
-/// Whether the program is for installation: a release build without line tables. Line tables of the kernels and their PTX are
-/// for engineers, and would be a third of such a program.
+/// Whether the program is for installation: a release build without line tables. The kernels' line tables, their PTX and the
+/// emulator are for engineers. They would be almost half of such a program, and a fifth of the time to build it.
 fn for_installation() -> bool {
     release_build() && env::var("DEBUG").is_ok_and(|debug| debug == "false")
 }
@@ -93,8 +98,8 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rerun-if-env-changed=SCENERANK_SANITIZE");
     let mut build = cc::Build::new();
-    // The speed of the kernels determines the duration of the tests, which use the dev profile. In a release
-    // build the emulator is only for trials, and compiling is faster. Contraction into fused multiply-adds
+    // The speed of the kernels determines the duration of the tests, which use the dev profile. In the profile
+    // `profiling` the emulator is only for trials, and compiling is faster. Contraction into fused multiply-adds
     // would make results depend on the machine. The runtime does not use the C++ standard library.
     let opt_level = if release_build() { "g" } else { "2" };
     build.cpp(true).std("c++17").opt_level_str(opt_level).include("kernels").cpp_link_stdlib(None);

@@ -14,11 +14,20 @@ pub fn long_version() -> &'static str {
             env!("SCENERANK_COMMIT"),
             [vector_features(), matrix_features()].concat(),
             env!("SCENERANK_CUDA"),
-            if cfg!(emulator) { "compiled in" } else { "not compiled in: the build found no C++ compiler" },
+            emulator(),
             if cfg!(feature = "mpi") { "\nMPI:      compiled in" } else { "" },
         )
     });
     &TEXT
+}
+
+/// Whether this program emulates kernels, or why not.
+fn emulator() -> &'static str {
+    match (cfg!(emulator), cfg!(installed)) {
+        (true, _) => "compiled in",
+        (false, true) => "not compiled in: the program is for installation",
+        (false, false) => "not compiled in: the build found no C++ compiler",
+    }
 }
 
 /// What multiplies in bf16 on this machine, if anything does.

@@ -310,7 +310,7 @@ impl<T> Section<T> {
 impl Container {
     /// Maps `path` and checks everything: magic, version, lengths, alignment, padding, checksums.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let mut file = Self::of_front(path)?;
+        let mut file = Self::of_front(path.as_ref())?;
         file.verify_whole()?;
         Ok(file)
     }
@@ -319,7 +319,7 @@ impl Container {
     /// before they are used ([`Container::verify`]). A file without checksums of blocks, which an older version wrote, is checked
     /// as by [`Container::open`].
     pub fn map(path: impl AsRef<Path>) -> Result<Self> {
-        let mut file = Self::of_front(path)?;
+        let mut file = Self::of_front(path.as_ref())?;
         match file.entries.last() {
             Some(last) if last.name == BLOCKS && last.element == u64::TAG => {
                 file.verify_entry(last)?;
@@ -336,8 +336,7 @@ impl Container {
         Ok(file)
     }
 
-    fn of_front(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
+    fn of_front(path: &Path) -> Result<Self> {
         let invalid =
             |place: &str, problem: String, remedy: &str| Error::invalid(path, place, problem, remedy);
         let file = File::open(path).map_err(Error::file("read", path))?;

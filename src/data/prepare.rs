@@ -82,12 +82,15 @@ impl Preparation {
 
 /// Prepares the data file `out` and returns the counts of each stage.
 pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stages> {
-    let output = Output { option: "--out", path: out.as_ref(), kind: format::KIND };
+    prepare_file(preparation, out.as_ref())
+}
+
+fn prepare_file(preparation: &Preparation, out: &Path) -> Result<Stages> {
+    let output = Output { option: "--out", path: out, kind: format::KIND };
     check_outputs(&[output], &preparation.inputs())?;
     let Reading { tokeniser, most_expansion } = preparation.reading;
     // The last file is checked before minutes are spent on the first.
     preparation.inputs().into_iter().try_for_each(|path| RawFile::check(path, most_expansion))?;
-    let out = out.as_ref();
     let Selection { objects, predicates, images, captions, mut stages } =
         select(&preparation.sources, most_expansion, &preparation.filter, out)?;
     let names = objects.iter().chain(&predicates).map(|kept| kept.name.as_str()).chain([IMAGE, IN_IMAGE]);

@@ -185,9 +185,9 @@ training_options! {
 
 impl TrainOptions {
     /// Reads a TOML file.
-    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         let remedy = "use the names of the command line without dashes in front, such as batch-size = 16";
-        read_toml(path.as_ref(), remedy)
+        read_toml(path, remedy)
     }
 
     /// Configuration from these options; those not given come from `base`.

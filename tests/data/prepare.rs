@@ -279,7 +279,7 @@ fn a_byte_order_mark_is_no_part_of_a_text() {
     }
     assert_eq!(open(&files).fingerprint(), fingerprint);
     let config = files.write("train.toml", "\u{feff}epochs = 7\n");
-    assert_eq!(TrainOptions::read(config).unwrap().epochs, Some(7));
+    assert_eq!(TrainOptions::read(&config).unwrap().epochs, Some(7));
     let query = files.write("query.json", "\u{feff}[[\"man\", \"throws\", \"ball\"]]");
     read_query_graph(&query, open(&files).vocabulary()).unwrap();
 }

@@ -21,10 +21,18 @@ impl Emulator {
     /// Looks up all kernels of `files`. A seed shuffles the order of blocks and threads.
     pub(super) fn open(seed: Option<u64>, files: &[KernelFile]) -> Result<Self> {
         if !cfg!(emulator) {
+            let (problem, remedy) = if cfg!(installed) {
+                (
+                    "this program was built for installation, without the emulator",
+                    "build it with `cargo build --profile profiling`",
+                )
+            } else {
+                ("this build found no C++ compiler for its kernels", "install g++ or clang++ and build again")
+            };
             return Err(Error::Device {
                 device: NAME.into(),
-                problem: "this build found no C++ compiler for its kernels".into(),
-                remedy: "install g++ or clang++ and build again, or use --device cpu".into(),
+                problem: problem.into(),
+                remedy: format!("{remedy}, or use --device cpu"),
             });
         }
         let find = |&KernelInfo { name, .. }: &KernelInfo| {
@@ -103,8 +111,7 @@ unsafe extern "C" {
     fn emulator_launch(launch: *const CLaunch) -> c_int;
 }
 
-/// Stubs for builds without a C++ compiler. There are no tables then, and opening the emulator fails before
-/// any call.
+/// Stubs for builds without the emulator. There are no tables then, and opening it fails before any call.
 #[cfg(not(emulator))]
 mod absent {
     use super::{CLaunch, c_char, c_int, c_void};

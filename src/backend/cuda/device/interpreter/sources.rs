@@ -29,6 +29,15 @@ fn problem(problem: String, remedy: &str) -> Error {
     Error::Device { device: NAME.into(), problem, remedy: remedy.into() }
 }
 
+/// Error of a program for installation. What follows it under `cfg!(installed)` is unreachable, so that the linker leaves the
+/// interpreter out.
+pub(super) fn left_out() -> Error {
+    problem(
+        "this program was built for installation, without the PTX interpreter".into(),
+        "build it with nvcc by `cargo build --profile profiling`, or use --device cpu",
+    )
+}
+
 /// Architectures of the embedded PTX, ascending.
 pub fn architectures() -> Vec<&'static str> {
     EMBEDDED.iter().map(|embedded| embedded.architecture).collect()
@@ -40,16 +49,10 @@ pub fn texts(architecture: Option<&str>) -> Result<Vec<(String, String)>> {
         return read_folder(Path::new(&folder));
     }
     let Some(latest) = EMBEDDED.last() else {
-        return Err(match env!("SCENERANK_CUDA_TOOLKIT") {
-            "none" => problem(
-                "this build found no nvcc, which makes the PTX".into(),
-                "install the CUDA toolkit (12.8 or later) and build again, or use --device emulated",
-            ),
-            _ => problem(
-                "this program was built for installation, without the kernels' PTX".into(),
-                "build it with `cargo build --profile profiling`, or use --device emulated",
-            ),
-        });
+        return Err(problem(
+            "this build found no nvcc, which makes the PTX".into(),
+            "install the CUDA toolkit (12.8 or later) and build again, or use --device emulated",
+        ));
     };
     let found = match architecture {
         None => Some(latest),
@@ -93,6 +96,9 @@ fn read_folder(folder: &Path) -> Result<Vec<(String, String)>> {
 
 /// Parsed kernels for this architecture, or for the latest one. They are parsed once per process.
 pub fn kernels(architecture: Option<&str>) -> Result<Arc<Kernels>> {
+    if cfg!(installed) {
+        return Err(left_out());
+    }
     static PARSED: Mutex<Vec<(Option<String>, Arc<Kernels>)>> = Mutex::new(Vec::new());
     let mut parsed = PARSED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, kernels)) = parsed.iter().find(|(of, _)| of.as_deref() == architecture) {
