@@ -6,7 +6,7 @@ use bytemuck::Pod;
 use pulp::{Arch, Simd};
 
 use super::pack::TERMS;
-use super::{Multiply, PackPanels, PanelWidth};
+use super::{Multiply, PackPanels, TileSize};
 
 /// `f32` or `f64`.
 pub trait Element: Pod + Default + Send + Sync {
@@ -38,8 +38,8 @@ pub trait Element: Pod + Default + Send + Sync {
     // The functions below run generic code for one type. They are compiled in this crate, which is one unit of compilation: code
     // that is split between units loses its vector instructions where a call crosses them.
 
-    /// Number of columns of a panel on this machine.
-    fn panel_width() -> usize;
+    /// Numbers of rows and columns of a tile on this machine. A panel has as many columns.
+    fn tile_size() -> (usize, usize);
 
     #[doc(hidden)]
     fn pack_panels(of: PackPanels<'_, Self>);
@@ -77,8 +77,8 @@ impl Element for f32 {
         transposed_by_value(from)
     }
 
-    fn panel_width() -> usize {
-        Arch::new().dispatch(PanelWidth::<f32>(PhantomData))
+    fn tile_size() -> (usize, usize) {
+        Arch::new().dispatch(TileSize::<f32>(PhantomData))
     }
 
     fn pack_panels(of: PackPanels<'_, f32>) {
@@ -109,8 +109,8 @@ impl Element for f64 {
         simd.add_f64s(a, b)
     }
 
-    fn panel_width() -> usize {
-        Arch::new().dispatch(PanelWidth::<f64>(PhantomData))
+    fn tile_size() -> (usize, usize) {
+        Arch::new().dispatch(TileSize::<f64>(PhantomData))
     }
 
     fn pack_panels(of: PackPanels<'_, f64>) {

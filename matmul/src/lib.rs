@@ -1,6 +1,6 @@
 //! Products of dense matrices on the CPU: `c = a b` in single or double precision.
 //!
-//! The right operand is packed first: panels of as many columns as two vector registers hold, each panel row by row. A
+//! The right operand is packed first: panels of as many columns as a tile has, each panel row by row. A
 //! task takes `BLOCK_ROWS` rows of the left operand and multiplies tile by tile, for as many terms as a block has. It reads
 //! the rows of the left operand where they lie; only a transposed one is packed. The sums of a tile stay in registers.
 //! [`MatRef::transpose`] costs nothing.
@@ -34,8 +34,8 @@ pub use view::{MatMut, MatRef};
 use pack::pack;
 use task::Task;
 use tile::{
-    HALF_TILE_VECTORS, PackedRows, Rows, SHORT_TILE, TALL_TILE, TILE_VECTORS, Vectors, prefetch, store, sums,
-    tile_width,
+    LARGE_TILE, PackedRows, Rows, SMALL_TILE, Vectors, lanes, prefetch, store, sums, tile_size,
+    tiles_are_large,
 };
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
@@ -109,7 +109,7 @@ impl<T: Element> Packed<T> {
 
     /// Packs `b` in place of what was packed before, on all of rayon's threads.
     pub fn pack(&mut self, b: MatRef<'_, T>) {
-        let width = T::panel_width();
+        let (_, width) = T::tile_size();
         (self.depth, self.columns) = (b.rows(), b.columns());
         let padded = self.columns.next_multiple_of(width);
         let lines = (self.depth * padded * size_of::<T>()).div_ceil(size_of::<Line>());
@@ -170,15 +170,15 @@ impl<T: Element> Packed<T> {
 /// Completes a row of the product, given its index.
 type Finish<'a, T> = &'a (dyn Fn(usize, &mut [T]) + Sync);
 
-/// Number of columns of a panel.
-struct PanelWidth<T>(PhantomData<T>);
+/// Numbers of rows and columns of a tile.
+struct TileSize<T>(PhantomData<T>);
 
-impl<T: Element> WithSimd for PanelWidth<T> {
-    type Output = usize;
+impl<T: Element> WithSimd for TileSize<T> {
+    type Output = (usize, usize);
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        tile_width::<T, S>()
+    fn with_simd<S: Simd>(self, _: S) -> (usize, usize) {
+        tile_size::<T, S>()
     }
 }
 
@@ -196,11 +196,14 @@ impl<T: Element> WithSimd for PackPanels<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let (b, panels) = (self.b.transpose(), self.panels);
-        // Widths of all registers, as constants.
-        match tile_width::<T, S>() {
-            32 => pack::<T, 32>(b, bytemuck::cast_slice_mut(panels)),
+        // Tiles of all registers, as constants.
+        match tile_size::<T, S>().1 {
+            48 => pack::<T, 48>(b, bytemuck::cast_slice_mut(panels)),
+            24 => pack::<T, 24>(b, bytemuck::cast_slice_mut(panels)),
             16 => pack::<T, 16>(b, bytemuck::cast_slice_mut(panels)),
+            12 => pack::<T, 12>(b, bytemuck::cast_slice_mut(panels)),
             8 => pack::<T, 8>(b, bytemuck::cast_slice_mut(panels)),
+            6 => pack::<T, 6>(b, bytemuck::cast_slice_mut(panels)),
             4 => pack::<T, 4>(b, bytemuck::cast_slice_mut(panels)),
             2 => pack::<T, 2>(b, bytemuck::cast_slice_mut(panels)),
             width => unreachable!("tiles of {width} columns"),
@@ -226,7 +229,7 @@ impl<T: Element> Multiply<'_, T> {
             return self.alone();
         }
         let Multiply { c, accumulate, a, b, first_row, finish } = self;
-        Task { c, a, first_row }.in_parts(TALL_TILE, BLOCK_ROWS, &|Task { c, a, first_row }| {
+        Task { c, a, first_row }.in_parts(T::tile_size().0, BLOCK_ROWS, &|Task { c, a, first_row }| {
             Multiply { c, accumulate, a, b, first_row, finish }.alone();
         });
     }
@@ -243,17 +246,17 @@ impl<T: Element> WithSimd for Multiply<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        if S::REGISTER_COUNT >= 32 {
-            self.blocks::<S, TALL_TILE>(simd);
+        if tiles_are_large::<S>() {
+            self.blocks::<S, { LARGE_TILE.0 }, { LARGE_TILE.1 }>(simd);
         } else {
-            self.blocks::<S, SHORT_TILE>(simd);
+            self.blocks::<S, { SMALL_TILE.0 }, { SMALL_TILE.1 }>(simd);
         }
     }
 }
 
 impl<T: Element> Multiply<'_, T> {
     #[inline(always)]
-    fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
+    fn blocks<S: Simd, const ROWS: usize, const PANEL: usize>(self, simd: S) {
         let Multiply { mut c, accumulate, a, b, first_row, finish } = self;
         let rows = c.rows();
         let complete = |c: &mut MatMut<'_, T>, rows: Range<usize>| {
@@ -267,8 +270,8 @@ impl<T: Element> Multiply<'_, T> {
             }
             complete(&mut c, 0..rows);
         }
-        let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
-        let width = tile_width::<T, S>();
+        let right: &[Vectors<T, S, PANEL>] = bytemuck::cast_slice(&b.lines);
+        let width = PANEL * lanes::<T, S>();
         let panels = b.columns.div_ceil(width);
         let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS).max(ROWS);
         // Whole tiles are read where they lie, if a row does.
@@ -288,11 +291,11 @@ impl<T: Element> Multiply<'_, T> {
                 let whole = block.row_range(0..in_place);
                 for (column, right) in (0..).step_by(width).zip(right.chunks_exact(terms.len())) {
                     let to = To { c: &mut c, row: first, column, accumulate: to };
-                    // Half of the last panel may be beyond the last column.
-                    if b.columns - column <= width / 2 {
-                        panel::<T, S, ROWS, HALF_TILE_VECTORS>(simd, to, whole, packed, right);
-                    } else {
-                        panel::<T, S, ROWS, TILE_VECTORS>(simd, to, whole, packed, right);
+                    // Vectors of the last panel may lie beyond the last column.
+                    match (b.columns - column).div_ceil(lanes::<T, S>()) {
+                        1 => panel::<T, S, ROWS, PANEL, 1>(simd, to, whole, packed, right),
+                        2 => panel::<T, S, ROWS, PANEL, 2>(simd, to, whole, packed, right),
+                        _ => panel::<T, S, ROWS, PANEL, PANEL>(simd, to, whole, packed, right),
                     }
                 }
                 if terms.end == b.depth {
@@ -312,28 +315,29 @@ struct To<'a, 'c, T> {
     accumulate: Accumulate,
 }
 
-/// Multiplies a block of the left operand, first `whole` tiles where they lie and then `packed` ones, with a panel.
+/// Multiplies a block of the left operand, first `whole` tiles where they lie and then `packed` ones, with the first `VECTORS`
+/// vectors of a panel.
 #[inline(always)]
-fn panel<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn panel<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTORS: usize>(
     simd: S,
     to: To<'_, '_, T>,
     whole: MatRef<'_, T>,
     packed: &[[T; ROWS]],
-    right: &[Vectors<T, S>],
+    right: &[Vectors<T, S, PANEL>],
 ) {
     let To { c, row, column, accumulate } = to;
-    let width = tile_width::<T, S>() / TILE_VECTORS * VECTORS;
+    let width = VECTORS * lanes::<T, S>();
     for tile in (0..whole.rows()).step_by(ROWS) {
         let at = (row + tile, column);
         prefetch::<_, ROWS>(c, at, width);
         let left = whole.row_range(tile..tile + ROWS).contiguous_rows().expect("rows in place");
-        let sums = sums::<T, S, _, ROWS, VECTORS>(simd, Rows::new(left), right);
+        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, Rows::new(left), right);
         store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
     }
     let rest = (row + whole.rows()..).step_by(ROWS);
     for (row, left) in rest.zip(packed.chunks_exact(right.len())) {
         prefetch::<_, ROWS>(c, (row, column), width);
-        let sums = sums::<T, S, _, ROWS, VECTORS>(simd, PackedRows(left), right);
+        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, PackedRows(left), right);
         store::<T, S, ROWS, VECTORS>(simd, c, (row, column), sums, accumulate);
     }
 }

@@ -1,10 +1,13 @@
 //! Products against plain loops in double precision.
 
+use std::sync::Mutex;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use super::task::Task;
 use super::{Accumulate, Amx, BLOCK_DEPTH, BLOCK_ROWS, Element, MatMut, MatRef, Packed, PackedBf16, matmul};
 
 /// A matrix that lies in a larger one, by rows or by columns, with NaN around it.
@@ -220,5 +223,34 @@ fn bits_depend_neither_on_the_place_nor_on_the_threads() {
             a.row_range(row..row + 1),
         );
         assert_eq!(part, whole[row * columns + first..(row + 1) * columns]);
+    }
+}
+
+/// The parts of a product are its rows in order, in whole tiles, none much larger than another, and as many for each thread.
+#[test]
+fn parts_are_equal() {
+    const TILE: usize = 8;
+    for threads in [2, 3, 8] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        for rows in [1, 8, 9, 100, 300, 1056, 1324] {
+            let (mut product, left) = (vec![0.0f32; rows], vec![0.0f32; rows]);
+            let task =
+                Task { c: MatMut::new(&mut product, rows, 1), a: MatRef::new(&left, rows, 1), first_row: 0 };
+            let parts = Mutex::new(Vec::new());
+            pool.install(|| {
+                task.in_parts(TILE, BLOCK_ROWS, &|Task { c, a, first_row }| {
+                    assert_eq!(a.rows(), c.rows());
+                    parts.lock().unwrap().push((first_row, c.rows()));
+                });
+            });
+            let mut parts = parts.into_inner().unwrap();
+            parts.sort_unstable();
+            let ends = parts.iter().map(|(first, rows)| first + rows);
+            assert!(ends.eq(parts[1..].iter().map(|part| part.0).chain([rows])), "{parts:?}");
+            let tiles = parts.iter().map(|(_, rows)| rows.div_ceil(TILE));
+            let (least, most) = (tiles.clone().min().unwrap(), tiles.max().unwrap());
+            assert!(most <= least + 1 && most * TILE <= BLOCK_ROWS, "{parts:?}");
+            assert!(parts.len() % threads == 0 || parts.len() == rows.div_ceil(TILE), "{parts:?}");
+        }
     }
 }

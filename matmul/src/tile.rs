@@ -5,35 +5,42 @@ use pulp::Simd;
 use super::view::{ContiguousRows, MatMut};
 use super::{Accumulate, Element};
 
-/// Number of rows of a tile with 16 vector registers: two sums per row, two vectors of the right operand, one value of
-/// the left.
-pub const SHORT_TILE: usize = 6;
-/// Number of rows of a tile with 32 vector registers.
-pub const TALL_TILE: usize = 12;
+/// Numbers of rows, and of vectors in a row, of a tile with 16 vector registers: 12 sums, two vectors of the right operand, one
+/// value of the left.
+pub const SMALL_TILE: (usize, usize) = (6, 2);
+/// The same with 32 vector registers: 24 sums, and for two terms six vectors of the right operand and two values of the left. Of
+/// all such tiles this one has the fewest instructions per multiply-add. They matter where another program shares the core.
+pub const LARGE_TILE: (usize, usize) = (8, 3);
 /// Number of terms per round; a constant, so that the loop over them is unrolled.
 const TERMS: usize = 4;
-/// Number of vectors in a row of a tile.
-pub const TILE_VECTORS: usize = 2;
-/// Number of vectors in a row of a tile that lies half beyond the last column.
-pub const HALF_TILE_VECTORS: usize = 1;
 
 /// A row of a panel.
-pub type Vectors<T, S> = [<T as Element>::Vector<S>; TILE_VECTORS];
+pub type Vectors<T, S, const PANEL: usize> = [<T as Element>::Vector<S>; PANEL];
 
 /// Sums of a tile with `VECTORS` vectors in a row.
 pub type Sums<T, S, const ROWS: usize, const VECTORS: usize> = [[<T as Element>::Vector<S>; VECTORS]; ROWS];
 
-/// Number of columns of a tile.
-#[inline(always)]
-pub const fn tile_width<T: Element, S: Simd>() -> usize {
-    size_of::<Vectors<T, S>>() / size_of::<T>()
+/// Whether tiles are large.
+pub const fn tiles_are_large<S: Simd>() -> bool {
+    S::REGISTER_COUNT >= 32
+}
+
+/// Numbers of rows and columns of a tile.
+pub const fn tile_size<T: Element, S: Simd>() -> (usize, usize) {
+    let (rows, vectors) = if tiles_are_large::<S>() { LARGE_TILE } else { SMALL_TILE };
+    (rows, vectors * lanes::<T, S>())
+}
+
+/// Number of values of a vector.
+pub const fn lanes<T: Element, S: Simd>() -> usize {
+    size_of::<T::Vector<S>>() / size_of::<T>()
 }
 
 /// The left operand of a tile: `ROWS` rows.
 pub trait Left<T, const ROWS: usize>: Copy {
-    /// Whether the loop over the terms is unrolled. It gains where the values of a term lie side by side. Where they do not, the
-    /// compiler would load those of all unrolled terms first, and spill them.
-    const UNROLLED: bool;
+    /// Whether the values of a term lie side by side. The loop over the terms is then unrolled. Elsewhere the compiler would load
+    /// the values of all unrolled terms first, and spill them.
+    const ADJACENT: bool;
 
     /// Number of terms.
     fn terms(self) -> usize;
@@ -51,7 +58,7 @@ pub trait Left<T, const ROWS: usize>: Copy {
 pub struct PackedRows<'a, T, const ROWS: usize>(pub &'a [[T; ROWS]]);
 
 impl<T: Copy, const ROWS: usize> Left<T, ROWS> for PackedRows<'_, T, ROWS> {
-    const UNROLLED: bool = true;
+    const ADJACENT: bool = true;
 
     #[inline(always)]
     fn terms(self) -> usize {
@@ -79,7 +86,7 @@ impl<'a, T: Copy, const ROWS: usize> Rows<'a, T, ROWS> {
 }
 
 impl<T: Copy, const ROWS: usize> Left<T, ROWS> for Rows<'_, T, ROWS> {
-    const UNROLLED: bool = false;
+    const ADJACENT: bool = false;
 
     #[inline(always)]
     fn terms(self) -> usize {
@@ -96,20 +103,35 @@ impl<T: Copy, const ROWS: usize> Left<T, ROWS> for Rows<'_, T, ROWS> {
 /// Products of as many terms as `left` holds, with the first `VECTORS` vectors of each row of the panel `right`: `sums[i] = sum
 /// over k of left[k][i] right[k]`.
 #[inline(always)]
-pub fn sums<T: Element, S: Simd, L: Left<T, ROWS>, const ROWS: usize, const VECTORS: usize>(
+pub fn sums<
+    T: Element,
+    S: Simd,
+    L: Left<T, ROWS>,
+    const ROWS: usize,
+    const PANEL: usize,
+    const VECTORS: usize,
+>(
     simd: S,
     left: L,
-    right: &[Vectors<T, S>],
+    right: &[Vectors<T, S, PANEL>],
 ) -> Sums<T, S, ROWS, VECTORS> {
     let mut sums = [[T::splat(simd, T::ZERO); VECTORS]; ROWS];
     let right = &right[..left.terms()];
-    let (rounds, rest) = if L::UNROLLED { right.as_chunks::<TERMS>() } else { (&[][..], right) };
-    for (round, right) in rounds.iter().enumerate() {
-        for (k, right) in right.iter().enumerate() {
-            add_term(simd, &mut sums, left, round * TERMS + k, right);
+    let mut rest = 0;
+    if L::ADJACENT {
+        for (round, right) in right.as_chunks::<TERMS>().0.iter().enumerate() {
+            for (k, right) in right.iter().enumerate() {
+                add_term(simd, &mut sums, left, round * TERMS + k, right);
+            }
         }
+        rest = right.len() / TERMS * TERMS;
+    } else if tiles_are_large::<S>() {
+        for (pair, right) in right.as_chunks::<2>().0.iter().enumerate() {
+            add_pair(simd, &mut sums, left, 2 * pair, right);
+        }
+        rest = right.len() / 2 * 2;
     }
-    for (k, right) in (rounds.len() * TERMS..).zip(rest) {
+    for (k, right) in right.iter().enumerate().skip(rest) {
         add_term(simd, &mut sums, left, k, right);
     }
     sums
@@ -117,12 +139,12 @@ pub fn sums<T: Element, S: Simd, L: Left<T, ROWS>, const ROWS: usize, const VECT
 
 /// `sums[i] += left[term][i] right`, for a term that `left` has.
 #[inline(always)]
-fn add_term<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
+fn add_term<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTORS: usize>(
     simd: S,
     sums: &mut Sums<T, S, ROWS, VECTORS>,
     left: impl Left<T, ROWS>,
     term: usize,
-    right: &Vectors<T, S>,
+    right: &Vectors<T, S, PANEL>,
 ) {
     debug_assert!(term < left.terms());
     for (row, sums) in sums.iter_mut().enumerate() {
@@ -130,6 +152,27 @@ fn add_term<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
         let value = T::splat(simd, unsafe { left.value(row, term) });
         for (sum, &right) in sums.iter_mut().zip(right) {
             *sum = T::multiply_add(simd, value, right, *sum);
+        }
+    }
+}
+
+/// The same for two adjacent terms. Row by row: both values of a row have one address.
+#[inline(always)]
+fn add_pair<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTORS: usize>(
+    simd: S,
+    sums: &mut Sums<T, S, ROWS, VECTORS>,
+    left: impl Left<T, ROWS>,
+    term: usize,
+    right: &[Vectors<T, S, PANEL>; 2],
+) {
+    debug_assert!(term + 1 < left.terms());
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: there are `ROWS` sums, and `right` has no more terms than `left`.
+        let values = unsafe { [left.value(row, term), left.value(row, term + 1)] };
+        let [first, second] = values.map(|value| T::splat(simd, value));
+        for ((sum, &of_first), &of_second) in sums.iter_mut().zip(&right[0]).zip(&right[1]) {
+            *sum = T::multiply_add(simd, first, of_first, *sum);
+            *sum = T::multiply_add(simd, second, of_second, *sum);
         }
     }
 }

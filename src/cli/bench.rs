@@ -26,8 +26,9 @@ use scenerank::network::config::ModelConfig;
 /// The floor is the minimum time at the device's peak rates, and the share is the floor divided by the median.
 /// In bf16 and bf16x3, --kernels auto checks and times products and steps by mma.sync and by wgmma where the device has both, and prints
 /// which of them auto takes.
-/// On the CPU the peak rate is that of fused multiply-adds, measured on the same threads. Two tables follow the step: every
-/// product at its shape and strides with its rate (median and best), and every pass between products with its share.
+/// On the CPU the peak rate is that of fused multiply-adds, measured on the same threads before each step. Two tables follow the
+/// step: every product at its shape and strides with its rate (its median as a share of the median rate of multiply-adds, its best of
+/// the best), and every pass between products with its share.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --out bench.json
