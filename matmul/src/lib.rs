@@ -15,6 +15,7 @@
 mod amx;
 mod element;
 mod pack;
+mod pages;
 mod task;
 mod tile;
 mod view;
@@ -29,6 +30,7 @@ use rayon::prelude::*;
 
 pub use amx::{Amx, PackedBf16};
 pub use element::Element;
+pub use pages::zeros;
 pub use view::{MatMut, MatRef};
 
 use pack::pack;
@@ -114,7 +116,7 @@ impl<T: Element> Packed<T> {
         let padded = self.columns.next_multiple_of(width);
         let lines = (self.depth * padded * size_of::<T>()).div_ceil(size_of::<Line>());
         if self.lines.len() < lines {
-            self.lines.resize(lines, Line::zeroed());
+            self.lines = zeros(lines);
         }
         if lines == 0 {
             return;
