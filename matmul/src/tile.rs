@@ -9,7 +9,7 @@ use super::{Accumulate, Element};
 /// value of the left.
 pub const SMALL_TILE: (usize, usize) = (6, 2);
 /// The same with 32 vector registers: 24 sums, and for two terms six vectors of the right operand and two values of the left. Of
-/// all such tiles this one has the fewest instructions per multiply-add. They matter where another program shares the core.
+/// the tiles tried, this one has the fewest instructions per multiply-add. They matter where another program shares the core.
 pub const LARGE_TILE: (usize, usize) = (8, 3);
 /// Number of terms per round; a constant, so that the loop over them is unrolled.
 const TERMS: usize = 4;
