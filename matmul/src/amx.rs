@@ -19,10 +19,11 @@ use std::arch::x86_64::{
 use std::mem::{MaybeUninit, transmute};
 use std::sync::OnceLock;
 
+use bytemuck::Zeroable;
 use rayon::prelude::*;
 
 use super::task::Task;
-use super::{Accumulate, Line, MatMut, MatRef, zeros};
+use super::{Accumulate, Line, MatMut, MatRef};
 
 /// Rows of a tile of the left operand, columns of a tile of the right one, and lines of both.
 const SIDE: usize = 16;
@@ -99,7 +100,7 @@ impl PackedBf16 {
         (self.depth, self.columns) = (b.rows(), b.columns());
         let tiles = self.depth.div_ceil(TERMS) * self.columns.div_ceil(SQUARE) * 2;
         if self.lines.len() < tiles * SIDE {
-            self.lines = zeros(tiles * SIDE);
+            self.lines.resize(tiles * SIDE, Line::zeroed());
         }
         if tiles == 0 {
             return;

@@ -15,7 +15,6 @@
 mod amx;
 mod element;
 mod pack;
-mod pages;
 mod task;
 mod tile;
 mod view;
@@ -30,7 +29,6 @@ use rayon::prelude::*;
 
 pub use amx::{Amx, PackedBf16};
 pub use element::Element;
-pub use pages::zeros;
 pub use view::{MatMut, MatRef};
 
 use pack::pack;
@@ -116,7 +114,7 @@ impl<T: Element> Packed<T> {
         let padded = self.columns.next_multiple_of(width);
         let lines = (self.depth * padded * size_of::<T>()).div_ceil(size_of::<Line>());
         if self.lines.len() < lines {
-            self.lines = zeros(lines);
+            self.lines.resize(lines, Line::zeroed());
         }
         if lines == 0 {
             return;

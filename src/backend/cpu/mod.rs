@@ -28,7 +28,7 @@ pub mod top_k_many;
 use std::ops::Range;
 
 use rayon::prelude::*;
-use scenerank_matmul::{Amx, zeros};
+use scenerank_matmul::Amx;
 
 use crate::backend::kernels::Kernels;
 use crate::backend::pass::{
@@ -129,7 +129,7 @@ fn on_pool<R: Send>(stage: impl FnOnce() -> R + Send) -> R {
 /// Grows `scratch` to at least `len` values with unspecified content.
 fn at_least(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if scratch.len() < len {
-        *scratch = zeros(len);
+        scratch.resize(len, 0.0);
     }
     &mut scratch[..len]
 }
@@ -157,7 +157,7 @@ impl Memory for Cpu {
     type Buffer = Vec<f32>;
 
     fn allocate(&self, len: usize) -> Result<Vec<f32>> {
-        Ok(zeros(len))
+        Ok(vec![0.0; len])
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Vec<f32>, at: usize) -> Result<()> {
@@ -195,7 +195,7 @@ impl Stages for Cpu {
     type Steps = HostSteps;
 
     fn activations(&self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Activations> {
-        Ok(Activations::new(config, capacity, zeros))
+        Ok(Activations::new(config, capacity, |len| vec![0.0; len]))
     }
 
     fn activation_gradients(
