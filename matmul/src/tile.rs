@@ -1,5 +1,7 @@
 //! Tiles: what is multiplied in registers.
 
+use std::array::from_ref;
+
 use pulp::Simd;
 
 use super::view::{ContiguousRows, MatMut};
@@ -121,58 +123,50 @@ pub fn sums<
     if L::ADJACENT {
         for (round, right) in right.as_chunks::<TERMS>().0.iter().enumerate() {
             for (k, right) in right.iter().enumerate() {
-                add_term(simd, &mut sums, left, round * TERMS + k, right);
+                add_terms(simd, &mut sums, left, round * TERMS + k, from_ref(right));
             }
         }
         rest = right.len() / TERMS * TERMS;
     } else if tiles_are_large::<S>() {
         for (pair, right) in right.as_chunks::<2>().0.iter().enumerate() {
-            add_pair(simd, &mut sums, left, 2 * pair, right);
+            add_terms(simd, &mut sums, left, 2 * pair, right);
         }
         rest = right.len() / 2 * 2;
     }
     for (k, right) in right.iter().enumerate().skip(rest) {
-        add_term(simd, &mut sums, left, k, right);
+        add_terms(simd, &mut sums, left, k, from_ref(right));
     }
     sums
 }
 
-/// `sums[i] += left[term][i] right`, for a term that `left` has.
+/// `sums[i] += left[term + k][i] right[k]` for each k in ascending order; `left` has these terms. Row by row: the values of a row lie
+/// side by side, so that they have one address.
 #[inline(always)]
-fn add_term<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTORS: usize>(
+fn add_terms<
+    T: Element,
+    S: Simd,
+    const ROWS: usize,
+    const PANEL: usize,
+    const VECTORS: usize,
+    const COUNT: usize,
+>(
     simd: S,
     sums: &mut Sums<T, S, ROWS, VECTORS>,
     left: impl Left<T, ROWS>,
     term: usize,
-    right: &Vectors<T, S, PANEL>,
+    right: &[Vectors<T, S, PANEL>; COUNT],
 ) {
-    debug_assert!(term < left.terms());
+    debug_assert!(term + COUNT <= left.terms());
     for (row, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: there are `ROWS` sums, and `right` has no more terms than `left`.
-        let value = T::splat(simd, unsafe { left.value(row, term) });
-        for (sum, &right) in sums.iter_mut().zip(right) {
-            *sum = T::multiply_add(simd, value, right, *sum);
+        let mut values = [T::splat(simd, T::ZERO); COUNT];
+        for (k, value) in values.iter_mut().enumerate() {
+            // SAFETY: there are `ROWS` sums, and `right` has no more terms than `left`.
+            *value = T::splat(simd, unsafe { left.value(row, term + k) });
         }
-    }
-}
-
-/// The same for two adjacent terms. Row by row: both values of a row have one address.
-#[inline(always)]
-fn add_pair<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTORS: usize>(
-    simd: S,
-    sums: &mut Sums<T, S, ROWS, VECTORS>,
-    left: impl Left<T, ROWS>,
-    term: usize,
-    right: &[Vectors<T, S, PANEL>; 2],
-) {
-    debug_assert!(term + 1 < left.terms());
-    for (row, sums) in sums.iter_mut().enumerate() {
-        // SAFETY: there are `ROWS` sums, and `right` has no more terms than `left`.
-        let values = unsafe { [left.value(row, term), left.value(row, term + 1)] };
-        let [first, second] = values.map(|value| T::splat(simd, value));
-        for ((sum, &of_first), &of_second) in sums.iter_mut().zip(&right[0]).zip(&right[1]) {
-            *sum = T::multiply_add(simd, first, of_first, *sum);
-            *sum = T::multiply_add(simd, second, of_second, *sum);
+        for (column, sum) in sums.iter_mut().enumerate() {
+            for (&value, right) in values.iter().zip(right) {
+                *sum = T::multiply_add(simd, value, right[column], *sum);
+            }
         }
     }
 }
