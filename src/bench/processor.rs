@@ -190,8 +190,8 @@ impl Processor {
             ]);
         }
         let whole = format!(
-            "threads: {threads}, fused multiply-adds: {fma_gflop_per_s:.1} GFLOP/s (best {best_fma_gflop_per_s:.1}); a step whose parts are timed takes {}, {} \
-             of it outside the parts",
+            "threads: {threads}, fused multiply-adds: {fma_gflop_per_s:.1} GFLOP/s (best \
+             {best_fma_gflop_per_s:.1}); a step whose parts are timed takes {}, {} of it outside the parts",
             duration(step_ms / 1e3),
             duration((step_ms - timed).max(0.0) / 1e3),
         );

@@ -27,8 +27,8 @@ use scenerank::network::config::ModelConfig;
 /// In bf16 and bf16x3, --kernels auto checks and times products and steps by mma.sync and by wgmma where the device has both, and prints
 /// which of them auto takes.
 /// On the CPU the peak rate is that of fused multiply-adds, measured on the same threads before each step. Two tables follow the
-/// step: every product at its shape and strides with its rate (its median as a share of the median rate of multiply-adds, its best of
-/// the best), and every pass between products with its share.
+/// step: every product at its shape and strides with its rate, and every pass between products with its share of the step. The median
+/// rate of a product is a share of the median rate of multiply-adds, and its best rate of their best.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --out bench.json
