@@ -217,6 +217,15 @@ impl Incidence {
         self.entries[self.range(node)].iter().map(|entry| ((entry >> 1) as usize, entry & OBJECT_ROLE))
     }
 
+    /// The same, each with the message that follows in the list of all nodes.
+    pub fn messages_and_next(
+        &self,
+        node: usize,
+    ) -> impl Iterator<Item = ((usize, u32), Option<(usize, u32)>)> + '_ {
+        let message = |&entry: &u32| ((entry >> 1) as usize, entry & OBJECT_ROLE);
+        self.range(node).map(move |at| (message(&self.entries[at]), self.entries.get(at + 1).map(message)))
+    }
+
     /// Number of messages that reach `node`; a self loop counts twice.
     pub fn degree(&self, node: usize) -> usize {
         self.range(node).len()

@@ -7,9 +7,11 @@
 //! Every pass evaluates the ReLU condition with the same expression, `(z - mean) * scale + bias > 0` with
 //! `scale = rstd * weight`: forward, backward and the masks for checking agree to the bit.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
-use super::rows::vectorised;
+use super::rows::{behind, each_segment};
 use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
 use crate::ranks::Ranks;
 
@@ -63,31 +65,42 @@ pub struct ColumnsPart<'a> {
 }
 
 impl ColumnsPart<'_> {
-    /// `y = relu(norm(z))` of one row.
+    #[inline(always)]
+    fn part(&self, range: Range<usize>) -> Self {
+        ColumnsPart {
+            mean: &self.mean[range.clone()],
+            scale: &self.scale[range.clone()],
+            bias: &self.bias[range],
+        }
+    }
+
+    /// `y = relu(norm(z))` of one row. The z at `soon` are read next.
     #[inline]
-    pub fn relu(&self, z: &[f32], y: &mut [f32]) {
-        vectorised(
+    pub fn relu(&self, z: &[f32], soon: *const f32, y: &mut [f32]) {
+        each_segment(
+            y.len(),
+            [soon],
             #[inline(always)]
-            || {
-                let n = y.len();
-                let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
-                for c in 0..n {
-                    y[c] = relu((z[c] - mean[c]) * scale[c] + bias[c]);
+            |part| {
+                let (norm, z, y) = (self.part(part.clone()), &z[part.clone()], &mut y[part]);
+                for c in 0..y.len() {
+                    y[c] = relu((z[c] - norm.mean[c]) * norm.scale[c] + norm.bias[c]);
                 }
             },
         );
     }
 
-    /// `sum += relu(norm(z))` of one row.
+    /// `sum += relu(norm(z))` of one row. The z at `soon` are read next.
     #[inline]
-    pub fn add_relu(&self, z: &[f32], sum: &mut [f32]) {
-        vectorised(
+    pub fn add_relu(&self, z: &[f32], soon: *const f32, sum: &mut [f32]) {
+        each_segment(
+            sum.len(),
+            [soon],
             #[inline(always)]
-            || {
-                let n = sum.len();
-                let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
-                for c in 0..n {
-                    sum[c] += relu((z[c] - mean[c]) * scale[c] + bias[c]);
+            |part| {
+                let (norm, z, sum) = (self.part(part.clone()), &z[part.clone()], &mut sum[part]);
+                for c in 0..sum.len() {
+                    sum[c] += relu((z[c] - norm.mean[c]) * norm.scale[c] + norm.bias[c]);
                 }
             },
         );
@@ -104,16 +117,17 @@ impl ColumnsPart<'_> {
         sum: &mut [f32],
         product: &mut [f32],
     ) {
-        vectorised(
+        each_segment(
+            sum.len(),
+            [behind(z), behind(d_y)],
             #[inline(always)]
-            || {
-                let n = sum.len();
-                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-                let (z, d_y, product) = (&z[..n], &d_y[..n], &mut product[..n]);
-                for c in 0..n {
-                    let centred = z[c] - mean[c];
+            |part| {
+                let (norm, z, d_y) = (self.part(part.clone()), &z[part.clone()], &d_y[part.clone()]);
+                let (sum, product) = (&mut sum[part.clone()], &mut product[part]);
+                for c in 0..sum.len() {
+                    let centred = z[c] - norm.mean[c];
                     let d_y = factor * d_y[c];
-                    let d = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
+                    let d = if centred * norm.scale[c] + norm.bias[c] > 0.0 { d_y } else { 0.0 };
                     sum[c] += d;
                     product[c] += d * centred;
                 }
@@ -125,17 +139,15 @@ impl ColumnsPart<'_> {
     /// [`ColumnsPart::add_backward_sums`].
     #[inline]
     pub fn backward(&self, z: &[f32], d_y: &[f32], factor: f32, terms: TermsPart<'_>, d_z: &mut [f32]) {
-        vectorised(
+        each_segment(
+            d_z.len(),
+            [behind(z), behind(d_z)],
             #[inline(always)]
-            || {
-                let n = d_z.len();
-                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-                let (constant, slope, z, d_y) = (&terms.constant[..n], &terms.slope[..n], &z[..n], &d_y[..n]);
-                for c in 0..n {
-                    let centred = z[c] - mean[c];
-                    let d_y = factor * d_y[c];
-                    let d = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
-                    d_z[c] = scale[c] * d - constant[c] - centred * slope[c];
+            |part| {
+                let (norm, z, d_y) = (self.part(part.clone()), &z[part.clone()], &d_y[part.clone()]);
+                let (terms, d_z) = (terms.part(part.clone()), &mut d_z[part]);
+                for c in 0..d_z.len() {
+                    d_z[c] = norm.d_z(c, z[c], factor * d_y[c], &terms);
                 }
             },
         );
@@ -144,20 +156,26 @@ impl ColumnsPart<'_> {
     /// Like [`ColumnsPart::backward`], in place: overwrites a row of d_y with d_z.
     #[inline]
     pub fn backward_in_place(&self, z: &[f32], terms: TermsPart<'_>, d: &mut [f32]) {
-        vectorised(
+        each_segment(
+            d.len(),
+            [behind(z), behind(d)],
             #[inline(always)]
-            || {
-                let n = d.len();
-                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-                let (constant, slope, z) = (&terms.constant[..n], &terms.slope[..n], &z[..n]);
-                for c in 0..n {
-                    let centred = z[c] - mean[c];
-                    let d_y = d[c];
-                    let passed = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
-                    d[c] = scale[c] * passed - constant[c] - centred * slope[c];
+            |part| {
+                let (norm, z) = (self.part(part.clone()), &z[part.clone()]);
+                let (terms, d) = (terms.part(part.clone()), &mut d[part]);
+                for c in 0..d.len() {
+                    d[c] = norm.d_z(c, z[c], d[c], &terms);
                 }
             },
         );
+    }
+
+    /// Gradient with respect to z in column c.
+    #[inline(always)]
+    fn d_z(&self, c: usize, z: f32, d_y: f32, terms: &TermsPart<'_>) -> f32 {
+        let centred = z - self.mean[c];
+        let d = if centred * self.scale[c] + self.bias[c] > 0.0 { d_y } else { 0.0 };
+        self.scale[c] * d - terms.constant[c] - centred * terms.slope[c]
     }
 
     /// ReLU mask of a row: 1 where the ReLU passes z, 0 elsewhere.
@@ -184,6 +202,13 @@ pub struct Terms {
 pub struct TermsPart<'a> {
     constant: &'a [f32],
     slope: &'a [f32],
+}
+
+impl TermsPart<'_> {
+    #[inline(always)]
+    fn part(&self, range: Range<usize>) -> Self {
+        TermsPart { constant: &self.constant[range.clone()], slope: &self.slope[range] }
+    }
 }
 
 impl Terms {
@@ -379,12 +404,14 @@ fn chunk_statistics(z: &[f32], mean: &mut [f32], deviation: &mut [f32]) {
 
 #[inline]
 fn add_around(row: &[f32], around: &[f32], sum: &mut [f32], squares: &mut [f32]) {
-    vectorised(
+    each_segment(
+        sum.len(),
+        [behind(row)],
         #[inline(always)]
-        || {
-            let n = sum.len();
-            let (row, around, squares) = (&row[..n], &around[..n], &mut squares[..n]);
-            for c in 0..n {
+        |part| {
+            let (row, around) = (&row[part.clone()], &around[part.clone()]);
+            let (sum, squares) = (&mut sum[part.clone()], &mut squares[part]);
+            for c in 0..sum.len() {
                 let offset = row[c] - around[c];
                 sum[c] += offset;
                 squares[c] += offset * offset;

@@ -6,6 +6,7 @@ use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use super::Cpu;
 use super::batch_norm::{BackwardSums, CHUNK_ROWS, Statistics, Terms};
 use super::clock::Work;
+use super::rows::behind;
 use crate::backend::Mode;
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
 use crate::network::activations::BlockActivations;
@@ -110,7 +111,7 @@ impl Cpu {
         let z = block.linear[..output.len()].par_chunks(CHUNK_ROWS * width);
         output.par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(output, z)| {
             for (y, z) in output.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
-                columns.relu(z, y);
+                columns.relu(z, behind(z), y);
             }
             self.rounding.store(output);
         });

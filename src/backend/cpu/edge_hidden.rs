@@ -17,7 +17,7 @@ use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use super::block::RunningStatistics;
 use super::clock::{Clock, Products, Work};
 use super::rounding::Rounding;
-use super::rows::{add, dot, scale};
+use super::rows::{add, add_both, behind, dot, scale};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::pass::{Backward, Forward};
@@ -122,9 +122,15 @@ impl Cpu {
         rounding.store_all(projected);
         let projected = &*projected;
 
-        let add_ends = |z: &mut [f32], subject: u32, object: u32| {
-            add(z, &projected[subject as usize * 2 * hidden..][..hidden]);
-            add(z, &projected[object as usize * 2 * hidden + hidden..][..hidden]);
+        // Adds the projections of an edge's ends. Those of the next edge are read next.
+        let add_ends = |z: &mut [f32], edge: usize, node_row: &dyn Fn(u32) -> usize| {
+            let ends = |edge: usize| {
+                let subject = node_row(batch.edge_subject[edge]) * 2 * hidden;
+                let object = node_row(batch.edge_object[edge]) * 2 * hidden + hidden;
+                [&projected[subject..][..hidden], &projected[object..][..hidden]]
+            };
+            let soon = ends((edge + 1).min(edges - 1)).map(<[f32]>::as_ptr);
+            add_both(z, ends(edge), soon);
         };
         let running = RunningStatistics { mode, layout, mean: running_mean, var: running_var };
         match below {
@@ -145,8 +151,7 @@ impl Cpu {
                 self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
                         z.copy_from_slice(&p_edge[of.slot[edge] as usize * hidden..][..hidden]);
-                        let slot = |node: u32| slots[node as usize];
-                        add_ends(z, slot(batch.edge_subject[edge]), slot(batch.edge_object[edge]));
+                        add_ends(z, edge, &|node| slots[node as usize] as usize);
                     }
                 });
             }
@@ -156,7 +161,7 @@ impl Cpu {
                 products.multiply("x W^T", product, Accumulate::Replace, e, weight.edge.transpose());
                 self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
-                        add_ends(z, batch.edge_subject[edge], batch.edge_object[edge]);
+                        add_ends(z, edge, &|node| node as usize);
                     }
                 });
             }
@@ -170,9 +175,10 @@ impl Cpu {
 fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) {
     let hidden = sums.len() / 2;
     let (subject, object) = sums.split_at_mut(hidden);
-    for (edge, role) in batch.incidence.messages(node) {
+    for ((edge, role), next) in batch.incidence.messages_and_next(node) {
         let to = if role == OBJECT_ROLE { &mut *object } else { &mut *subject };
-        add(to, &d_z[edge * hidden..][..hidden]);
+        let soon = next.map_or(edge, |(edge, _)| edge);
+        add(to, &d_z[edge * hidden..][..hidden], d_z[soon * hidden..].as_ptr());
     }
 }
 
@@ -277,7 +283,8 @@ impl Scratch {
             edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
                 sum.fill(0.0);
                 for &edge in predicates.rows(slot) {
-                    add(sum, &d_z[edge as usize * hidden..][..hidden]);
+                    let d_z = &d_z[edge as usize * hidden..][..hidden];
+                    add(sum, d_z, behind(d_z));
                 }
                 rounding.store(sum);
             });

@@ -27,20 +27,23 @@ enum Head {
     Object,
 }
 
-/// `pooled [N, H]`: mean of the messages that reach each node. `add_message(edge, to_object, sum)` adds the message that an
-/// edge sends to its object, or to its subject.
-pub(super) fn mean_messages(
+/// `pooled [N, H]`: mean of the messages that reach each node. `message(edge, to_object)` is what an edge sends to its object, or
+/// to its subject; `add(to_object, message, soon, sum)` adds it. The message at `soon` is read next.
+pub(super) fn mean_messages<'a>(
     batch: &GraphBatch,
     hidden: usize,
     pooled: &mut [f32],
-    add_message: impl Fn(usize, bool, &mut [f32]) + Sync,
+    message: impl Fn(usize, bool) -> &'a [f32] + Sync,
+    add: impl Fn(bool, &[f32], *const f32, &mut [f32]) + Sync,
 ) {
     let nodes = pooled[..batch.size().nodes * hidden].par_chunks_mut(CHUNK_NODES * hidden).enumerate();
     nodes.for_each(|(chunk, pooled)| {
         for (node, sum) in (chunk * CHUNK_NODES..).zip(pooled.chunks_exact_mut(hidden)) {
             sum.fill(0.0);
-            for (edge, role) in batch.incidence.messages(node) {
-                add_message(edge, role == OBJECT_ROLE, sum);
+            for ((edge, role), next) in batch.incidence.messages_and_next(node) {
+                let this = message(edge, role == OBJECT_ROLE);
+                let soon = next.map_or(this, |(edge, role)| message(edge, role == OBJECT_ROLE));
+                add(role == OBJECT_ROLE, this, soon.as_ptr(), sum);
             }
             scale(sum, 1.0 / batch.incidence.degree(node).max(1) as f32);
         }
@@ -63,19 +66,20 @@ impl Cpu {
         let to_object = self.columns.part(hidden + state, hidden);
         let (z, size) = (&heads.linear, batch.size());
 
-        mean_messages(batch, hidden, pooled, |edge, is_object, sum| {
-            let row = &z[edge * width..][..width];
-            match is_object {
-                true => to_object.add_relu(&row[hidden + state..], sum),
-                false => to_subject.add_relu(row, sum),
-            }
+        let message = |edge, is_object| {
+            let start = edge * width + if is_object { hidden + state } else { 0 };
+            &z[start..][..hidden]
+        };
+        mean_messages(batch, hidden, pooled, message, |is_object, z, soon, sum| {
+            if is_object { to_object } else { to_subject }.add_relu(z, soon, sum);
         });
         self.rounding.store_all(&mut pooled[..size.nodes * hidden]);
         if state > 0 {
             let edges = edge_state[..size.edges * state].par_chunks_mut(CHUNK_ROWS * state).enumerate();
             edges.for_each(|(chunk, states)| {
                 for (edge, state_row) in (chunk * CHUNK_ROWS..).zip(states.chunks_exact_mut(state)) {
-                    to_edge.relu(&z[edge * width + hidden..], state_row);
+                    let z = &z[edge * width + hidden..];
+                    to_edge.relu(z, z.as_ptr().wrapping_add(width), state_row);
                 }
                 self.rounding.store(states);
             });
@@ -117,25 +121,25 @@ impl Cpu {
         let to = backward_sums(of.layout, pass.gradients, &mut self.terms);
         self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
             let rows = first..(first + CHUNK_ROWS).min(edges);
-            for (head, range) in heads_columns.clone() {
-                let norm = columns.part(range.start, range.len());
-                let (sum, product) = (&mut sum[range.clone()], &mut product[range.clone()]);
-                for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
+            for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
+                for (head, range) in heads_columns.clone() {
+                    let norm = columns.part(range.start, range.len());
+                    let (sum, product) = (&mut sum[range.clone()], &mut product[range.clone()]);
                     let (d_y, factor) = gradient(head, edge);
-                    norm.add_backward_sums(&z[range.clone()], d_y, factor, sum, product);
+                    norm.add_backward_sums(&z[range], d_y, factor, sum, product);
                 }
             }
         });
         let terms = &self.terms;
         let chunks = d_heads[..edges * width].par_chunks_mut(CHUNK_ROWS * width);
         chunks.zip(z.par_chunks(CHUNK_ROWS * width)).enumerate().for_each(|(chunk, (d_heads, z))| {
-            for (head, range) in heads_columns.clone() {
-                let norm = columns.part(range.start, range.len());
-                let terms = terms.part(range.start, range.len());
-                let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
-                for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
+            let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
+            for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
+                for (head, range) in heads_columns.clone() {
+                    let norm = columns.part(range.start, range.len());
+                    let terms = terms.part(range.start, range.len());
                     let (d_y, factor) = gradient(head, edge);
-                    norm.backward(&z[range.clone()], d_y, factor, terms, &mut d_row[range.clone()]);
+                    norm.backward(&z[range.clone()], d_y, factor, terms, &mut d_row[range]);
                 }
             }
             self.rounding.store(d_heads);

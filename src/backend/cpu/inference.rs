@@ -155,9 +155,12 @@ impl Cpu {
                 let _running = self.clock.time(Work::Pass("inference: pool"));
                 let (width, object) = (of_heads.len(), hidden + edge_width);
                 let heads = &a.edge_heads.linear;
-                mean_messages(batch, hidden, &mut a.pooled, |edge, is_object, sum| {
+                let message = |edge, is_object| {
                     let start = edge * width + if is_object { object } else { 0 };
-                    add(sum, &heads[start..][..hidden]);
+                    &heads[start..][..hidden]
+                };
+                mean_messages(batch, hidden, &mut a.pooled, message, |_, message, soon, sum| {
+                    add(sum, message, soon);
                 });
             }
             product(node_hidden, &a.pooled, &mut a.node_hidden_output, size.nodes, (of_hidden, false));

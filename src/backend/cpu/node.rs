@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::batch_norm::CHUNK_ROWS;
 use super::block::{Block, Saved, backward_sums};
 use super::clock::Work;
-use super::rows::{dot, length, scale, vectorised};
+use super::rows::{behind, dot, length, scale, vectorised};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 
@@ -32,7 +32,7 @@ impl Cpu {
         let Some(lengths) = lengths else {
             states.for_each(|(state, z)| {
                 for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
-                    columns.relu(z, y);
+                    columns.relu(z, behind(z), y);
                     scale(y, 1.0 / length(y).max(L2_EPSILON as f32));
                 }
                 self.rounding.store(state);
@@ -42,7 +42,7 @@ impl Cpu {
         states.zip(at_least(lengths, rows).par_chunks_mut(CHUNK_ROWS)).for_each(|((state, z), lengths)| {
             let rows = state.chunks_exact_mut(width).zip(z.chunks_exact(width));
             for ((y, z), divisor) in rows.zip(lengths) {
-                columns.relu(z, y);
+                columns.relu(z, behind(z), y);
                 self.rounding.store(y);
                 *divisor = length(y).max(L2_EPSILON as f32);
                 scale(y, 1.0 / *divisor);
@@ -71,7 +71,7 @@ impl Cpu {
             for ((row, d), z) in rows {
                 let d_state = &d_node_state[row * width..][..width];
                 // y; the state is y / |y|.
-                columns.relu(z, d);
+                columns.relu(z, behind(z), d);
                 let norm = length(d);
                 let (factor, along) = if norm < L2_EPSILON as f32 {
                     (1.0 / L2_EPSILON as f32, 0.0)

@@ -2,7 +2,7 @@
 //!
 //! Only about 50 rows per step: one thread handles them while the node rows are still in its cache.
 
-use super::rows::{add, dot, length, scale};
+use super::rows::{add, behind, dot, length, scale};
 use crate::backend::L2_EPSILON;
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
@@ -33,7 +33,7 @@ impl Scratch {
             let nodes = batch.mean_nodes(graph, config.image_node_in_mean);
             mean.fill(0.0);
             for row in node_state[nodes.start * width..nodes.end * width].chunks_exact(width) {
-                add(mean, row);
+                add(mean, row, behind(row));
             }
             let count = nodes.len() as f32;
             mean.iter_mut().for_each(|value| *value /= count);

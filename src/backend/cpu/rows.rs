@@ -3,18 +3,82 @@
 //! Wider registers do not change results: no loop sums across lanes in an order that depends on the width,
 //! and products are not fused into sums.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::ops::Range;
+
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
+
 /// Runs `loops`, compiled for the widest vector registers of the machine.
 #[inline(always)]
 pub fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(loops)
 }
 
-/// `to += row`.
-#[inline]
-pub fn add(to: &mut [f32], row: &[f32]) {
+/// Number of columns between two requests to the memory.
+const SEGMENT: usize = 512;
+
+/// Calls `each` for every range of columns, in loops that are compiled like those of [`vectorised`]. Meanwhile the processor brings
+/// as many values from each address of `soon` into its cache. By itself it requests values too late: it reads rows from memory at
+/// half the rate. The addresses need not be valid.
+#[inline(always)]
+pub fn each_segment<const N: usize>(
+    columns: usize,
+    soon: [*const f32; N],
+    mut each: impl FnMut(Range<usize>),
+) {
     vectorised(
         #[inline(always)]
-        || to.iter_mut().zip(row).for_each(|(to, value)| *to += value),
+        || {
+            for first in (0..columns).step_by(SEGMENT) {
+                let part = first..columns.min(first + SEGMENT);
+                soon.iter().for_each(|soon| prefetch(soon.wrapping_add(first), part.len()));
+                each(part);
+            }
+        },
+    );
+}
+
+/// Where the values behind a row lie: the next row, in most passes.
+#[inline(always)]
+pub fn behind(row: &[f32]) -> *const f32 {
+    row.as_ptr_range().end
+}
+
+/// Asks the processor to bring values into its cache. The address need not be valid.
+#[inline(always)]
+fn prefetch<T>(first: *const T, count: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for value in (0..count).step_by(CACHE_LINE / size_of::<T>()) {
+        // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(value).cast()) };
+    }
+}
+
+/// `to += row`. The row at `soon` is read next.
+#[inline]
+pub fn add(to: &mut [f32], row: &[f32], soon: *const f32) {
+    each_segment(
+        to.len(),
+        [soon],
+        #[inline(always)]
+        |part| to[part.clone()].iter_mut().zip(&row[part]).for_each(|(to, value)| *to += value),
+    );
+}
+
+/// `to += a`, and then `to += b`. The rows at `soon` are read next.
+#[inline]
+pub fn add_both(to: &mut [f32], [a, b]: [&[f32]; 2], soon: [*const f32; 2]) {
+    each_segment(
+        to.len(),
+        soon,
+        #[inline(always)]
+        |part| {
+            let rows = a[part.clone()].iter().zip(&b[part.clone()]);
+            to[part].iter_mut().zip(rows).for_each(|(to, (a, b))| *to = *to + a + b);
+        },
     );
 }
 
