@@ -49,7 +49,7 @@ pub fn behind(row: &[f32]) -> *const f32 {
 
 /// Asks the processor to bring values into its cache. The address need not be valid.
 #[inline(always)]
-fn prefetch<T>(first: *const T, count: usize) {
+pub fn prefetch<T>(first: *const T, count: usize) {
     #[cfg(target_arch = "x86_64")]
     for value in (0..count).step_by(CACHE_LINE / size_of::<T>()) {
         // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
