@@ -18,6 +18,9 @@ const ROWS_PER_TASK: usize = 1024;
 /// Partial sums of an inner product: two of the widest vector registers, four on most machines.
 const SUMS: usize = 16;
 
+/// Rows whose inner products are computed before any of them is used.
+const ROWS_AT_ONCE: usize = 64;
+
 /// Values between a row that is scored and those that the processor brings into its cache.
 const AHEAD: usize = 2048;
 
@@ -85,31 +88,39 @@ impl<'a> StoredRows<'a> {
 
     /// Calls `each` with the index of each of `rows`, in order, and its inner product with `query [width]`.
     pub(crate) fn scores(&self, query: &[f32], rows: Range<usize>, mut each: impl FnMut(usize, f64)) {
-        let values = rows.start * self.width..rows.end * self.width;
-        let each = |row, product| each(rows.start + row, product);
-        match self.values {
-            StoredValues::Single(stored) => products(query, &stored[values], |value| value, each),
-            StoredValues::Half(stored) => products(query, &stored[values], widen, each),
+        let mut scores = [0.0; ROWS_AT_ONCE];
+        for first in rows.clone().step_by(ROWS_AT_ONCE) {
+            let scores = &mut scores[..ROWS_AT_ONCE.min(rows.end - first)];
+            let values = first * self.width..(first + scores.len()) * self.width;
+            match self.values {
+                StoredValues::Single(stored) => single_products(query, &stored[values], scores),
+                StoredValues::Half(stored) => half_products(query, &stored[values], scores),
+            }
+            (first..).zip(&*scores).for_each(|(row, &score)| each(row, score));
         }
     }
 }
 
-/// Calls `each` with the index of each row of `rows [n, D]`, in order, and its inner product with `query [D]`. `single` gives the
-/// value of an element.
+/// Inner products of `rows [n, D]` with `query [D]`. Compiled here once for all callers, other crates included.
+fn single_products(query: &[f32], rows: &[f32], to: &mut [f64]) {
+    products(query, rows, |value| value, to);
+}
+
+/// The same in half precision.
+fn half_products(query: &[f32], rows: &[f16], to: &mut [f64]) {
+    products(query, rows, widen, to);
+}
+
+/// `single` gives the value of an element.
 #[inline(always)]
-fn products<T: Copy>(
-    query: &[f32],
-    rows: &[T],
-    single: impl Fn(T) -> f32 + Copy,
-    mut each: impl FnMut(usize, f64),
-) {
+fn products<T: Copy>(query: &[f32], rows: &[T], single: impl Fn(T) -> f32 + Copy, to: &mut [f64]) {
     vectorised(
         #[inline(always)]
         || {
-            for (index, row) in rows.chunks_exact(query.len()).enumerate() {
+            for (row, product) in rows.chunks_exact(query.len()).zip(to) {
                 prefetch(row.as_ptr().wrapping_add(AHEAD), row.len());
                 // + 0.0 turns -0 into 0; total_cmp would order them differently.
-                each(index, dot(query, row, single) + 0.0);
+                *product = dot(query, row, single) + 0.0;
             }
         },
     );
