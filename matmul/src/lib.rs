@@ -34,8 +34,8 @@ pub use view::{MatMut, MatRef};
 use pack::pack;
 use task::Task;
 use tile::{
-    LARGE_TILE, PackedRows, Rows, SMALL_TILE, Vectors, lanes, prefetch, store, sums, tile_size,
-    tiles_are_large,
+    LARGE_TILE, PackedRows, Rows, SMALL_TILE, Vectors, lanes, prefetch, requested_bytes, store, sums,
+    tile_size, tiles_are_large,
 };
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
@@ -327,18 +327,21 @@ fn panel<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTO
 ) {
     let To { c, row, column, accumulate } = to;
     let width = VECTORS * lanes::<T, S>();
+    // The next panel follows this one. Read only when its first tile needs it, it would come too late.
+    let next = right.as_ptr_range().end.cast::<u8>();
+    let soon = |tile: usize| next.wrapping_add(tile * requested_bytes(right.len()));
     for tile in (0..whole.rows()).step_by(ROWS) {
         let at = (row + tile, column);
         prefetch::<_, ROWS>(c, at, width);
         let left = whole.row_range(tile..tile + ROWS).contiguous_rows().expect("rows in place");
-        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, Rows::new(left), right);
+        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, Rows::new(left), right, soon(tile / ROWS));
         store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
     }
-    let rest = (row + whole.rows()..).step_by(ROWS);
-    for (row, left) in rest.zip(packed.chunks_exact(right.len())) {
-        prefetch::<_, ROWS>(c, (row, column), width);
-        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, PackedRows(left), right);
-        store::<T, S, ROWS, VECTORS>(simd, c, (row, column), sums, accumulate);
+    for (tile, left) in (whole.rows() / ROWS..).zip(packed.chunks_exact(right.len())) {
+        let at = (row + tile * ROWS, column);
+        prefetch::<_, ROWS>(c, at, width);
+        let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, PackedRows(left), right, soon(tile));
+        store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
     }
 }
 

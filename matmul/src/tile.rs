@@ -4,7 +4,7 @@ use std::array::from_ref;
 
 use pulp::Simd;
 
-use super::view::{ContiguousRows, MatMut};
+use super::view::{CACHE_LINE, ContiguousRows, MatMut, prefetch_line};
 use super::{Accumulate, Element};
 
 /// Numbers of rows, and of vectors in a row, of a tile with 16 vector registers: 12 sums, two vectors of the right operand, one
@@ -15,6 +15,10 @@ pub const SMALL_TILE: (usize, usize) = (6, 2);
 pub const LARGE_TILE: (usize, usize) = (8, 3);
 /// Number of terms per round; a constant, so that the loop over them is unrolled.
 const TERMS: usize = 4;
+
+/// Number of terms for which a large tile requests one cache line of the next panel. A term of a panel has three lines, and a block
+/// nine tiles: together they request the panel, and a half of the one behind it.
+const TERMS_PER_LINE: usize = 2;
 
 /// A row of a panel.
 pub type Vectors<T, S, const PANEL: usize> = [<T as Element>::Vector<S>; PANEL];
@@ -102,8 +106,13 @@ impl<T: Copy, const ROWS: usize> Left<T, ROWS> for Rows<'_, T, ROWS> {
     }
 }
 
+/// Bytes of the next panel that a tile of so many terms requests.
+pub const fn requested_bytes(terms: usize) -> usize {
+    terms / TERMS_PER_LINE * CACHE_LINE
+}
+
 /// Products of as many terms as `left` holds, with the first `VECTORS` vectors of each row of the panel `right`: `sums[i] = sum
-/// over k of left[k][i] right[k]`.
+/// over k of left[k][i] right[k]`. Large tiles bring memory from `soon` on into the second-level cache meanwhile ([`requested_bytes`]).
 #[inline(always)]
 pub fn sums<
     T: Element,
@@ -116,19 +125,27 @@ pub fn sums<
     simd: S,
     left: L,
     right: &[Vectors<T, S, PANEL>],
+    soon: *const u8,
 ) -> Sums<T, S, ROWS, VECTORS> {
     let mut sums = [[T::splat(simd, T::ZERO); VECTORS]; ROWS];
     let right = &right[..left.terms()];
+    let request = |term: usize| {
+        if tiles_are_large::<S>() && term.is_multiple_of(TERMS_PER_LINE) {
+            prefetch_line(soon.wrapping_add(requested_bytes(term)));
+        }
+    };
     let mut rest = 0;
     if L::ADJACENT {
         for (round, right) in right.as_chunks::<TERMS>().0.iter().enumerate() {
             for (k, right) in right.iter().enumerate() {
+                request(round * TERMS + k);
                 add_terms(simd, &mut sums, left, round * TERMS + k, from_ref(right));
             }
         }
         rest = right.len() / TERMS * TERMS;
     } else if tiles_are_large::<S>() {
         for (pair, right) in right.as_chunks::<2>().0.iter().enumerate() {
+            request(2 * pair);
             add_terms(simd, &mut sums, left, 2 * pair, right);
         }
         rest = right.len() / 2 * 2;

@@ -1,13 +1,12 @@
 //! Views of dense matrices.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_ET0, _MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Bytes of a cache line.
-#[cfg(target_arch = "x86_64")]
-const CACHE_LINE: usize = 64;
+pub(super) const CACHE_LINE: usize = 64;
 
 /// A dense `[rows, columns]` matrix that is read. A transposed operand is a view with exchanged strides.
 #[derive(Clone, Copy, Debug)]
@@ -162,10 +161,14 @@ impl<'a, T> MatMut<'a, T> {
         (MatMut { columns: column, ..self }, MatMut { first: second, columns: self.columns - column, ..self })
     }
 
-    /// Asks the processor to bring some values of a row into its cache.
+    /// Asks the processor to bring some values of a row into its cache, to be written.
     #[inline(always)]
     pub fn prefetch(&self, row: usize, columns: Range<usize>) {
-        prefetch_values(self.first.wrapping_add(row * self.row_stride + columns.start), columns.len());
+        #[cfg(target_arch = "x86_64")]
+        for line in lines(self.first.wrapping_add(row * self.row_stride + columns.start), columns.len()) {
+            // SAFETY: as in `prefetch`; a line that is not written keeps its values.
+            unsafe { _mm_prefetch::<_MM_HINT_ET0>(line) };
+        }
     }
 
     /// One row.
@@ -181,15 +184,27 @@ impl<'a, T> MatMut<'a, T> {
 /// Asks the processor to bring values into its cache.
 #[inline(always)]
 pub(super) fn prefetch<T>(values: &[T]) {
-    prefetch_values(values.as_ptr(), values.len());
+    #[cfg(target_arch = "x86_64")]
+    for line in lines(values.as_ptr(), values.len()) {
+        // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
+    }
 }
 
-/// Values need not exist.
+/// Asks the processor to bring a line of memory into its second-level cache. The address need not be valid.
 #[inline(always)]
-fn prefetch_values<T>(first: *const T, len: usize) {
+pub(super) fn prefetch_line(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
-    for value in (0..len).step_by(CACHE_LINE / size_of::<T>()).chain(len.checked_sub(1)) {
-        // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(value).cast()) };
-    }
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast())
+    };
+}
+
+/// Addresses in all cache lines that hold these values, which need not exist.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn lines<T>(first: *const T, len: usize) -> impl Iterator<Item = *const i8> {
+    let values = (0..len).step_by(CACHE_LINE / size_of::<T>()).chain(len.checked_sub(1));
+    values.map(move |value| first.wrapping_add(value).cast())
 }
