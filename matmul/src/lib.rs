@@ -29,12 +29,12 @@ use rayon::prelude::*;
 
 pub use amx::{Amx, PackedBf16};
 pub use element::Element;
-pub use view::{MatMut, MatRef};
+pub use view::{MatMut, MatRef, prefetch};
 
 use pack::pack;
 use task::Task;
 use tile::{
-    LARGE_TILE, PackedRows, Rows, SMALL_TILE, Vectors, lanes, prefetch, requested_bytes, store, sums,
+    LARGE_TILE, PackedRows, Rows, SMALL_TILE, Vectors, lanes, prefetch_tile, requested_bytes, store, sums,
     tile_size, tiles_are_large,
 };
 
@@ -332,14 +332,14 @@ fn panel<T: Element, S: Simd, const ROWS: usize, const PANEL: usize, const VECTO
     let soon = |tile: usize| next.wrapping_add(tile * requested_bytes(right.len()));
     for tile in (0..whole.rows()).step_by(ROWS) {
         let at = (row + tile, column);
-        prefetch::<_, ROWS>(c, at, width);
+        prefetch_tile::<_, ROWS>(c, at, width);
         let left = whole.row_range(tile..tile + ROWS).contiguous_rows().expect("rows in place");
         let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, Rows::new(left), right, soon(tile / ROWS));
         store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
     }
     for (tile, left) in (whole.rows() / ROWS..).zip(packed.chunks_exact(right.len())) {
         let at = (row + tile * ROWS, column);
-        prefetch::<_, ROWS>(c, at, width);
+        prefetch_tile::<_, ROWS>(c, at, width);
         let sums = sums::<T, S, _, ROWS, PANEL, VECTORS>(simd, PackedRows(left), right, soon(tile));
         store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
     }

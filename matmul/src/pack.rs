@@ -22,7 +22,10 @@ pub fn pack<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) 
         for first in (0..whole).step_by(TERMS) {
             let group: [&[T]; TERMS] = std::array::from_fn(|k| by_term.row(first + k));
             // Rows lie far apart, so no processor foresees the next ones.
-            (first + AHEAD..terms.min(first + AHEAD + TERMS)).for_each(|k| prefetch(by_term.row(k)));
+            (first + AHEAD..terms.min(first + AHEAD + TERMS)).for_each(|k| {
+                let row = by_term.row(k);
+                prefetch(row.as_ptr(), row.len());
+            });
             for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
                 copy(&group, tile * N, &mut to[first..first + TERMS]);
             }

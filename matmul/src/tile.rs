@@ -190,7 +190,7 @@ fn add_terms<
 
 /// Brings a tile's part of `c` into the cache while its sums are computed.
 #[inline(always)]
-pub fn prefetch<T, const ROWS: usize>(c: &MatMut<'_, T>, (row, column): (usize, usize), width: usize) {
+pub fn prefetch_tile<T, const ROWS: usize>(c: &MatMut<'_, T>, (row, column): (usize, usize), width: usize) {
     (row..row + ROWS).for_each(|row| c.prefetch(row, column..column + width));
 }
 

@@ -181,11 +181,11 @@ impl<'a, T> MatMut<'a, T> {
     }
 }
 
-/// Asks the processor to bring values into its cache.
+/// Asks the processor to bring values into its cache. They need not exist.
 #[inline(always)]
-pub(super) fn prefetch<T>(values: &[T]) {
+pub fn prefetch<T>(first: *const T, count: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in lines(values.as_ptr(), values.len()) {
+    for line in lines(first, count) {
         // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(line) };
     }

@@ -214,7 +214,7 @@ impl Incidence {
 
     /// Messages that reach `node`, as `(edge, role)`.
     pub fn messages(&self, node: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
-        self.entries[self.range(node)].iter().map(|entry| ((entry >> 1) as usize, entry & OBJECT_ROLE))
+        self.entries[self.range(node)].iter().map(message)
     }
 
     /// The same, each with the message that follows in the list of all nodes.
@@ -222,7 +222,6 @@ impl Incidence {
         &self,
         node: usize,
     ) -> impl Iterator<Item = ((usize, u32), Option<(usize, u32)>)> + '_ {
-        let message = |&entry: &u32| ((entry >> 1) as usize, entry & OBJECT_ROLE);
         self.range(node).map(move |at| (message(&self.entries[at]), self.entries.get(at + 1).map(message)))
     }
 
@@ -234,6 +233,11 @@ impl Incidence {
     fn range(&self, node: usize) -> Range<usize> {
         self.offsets[node] as usize..self.offsets[node + 1] as usize
     }
+}
+
+/// An entry of an [`Incidence`] as `(edge, role)`.
+fn message(entry: &u32) -> (usize, u32) {
+    ((entry >> 1) as usize, entry & OBJECT_ROLE)
 }
 
 impl Occurrences {

@@ -40,19 +40,9 @@ impl Columns {
         self.bias.extend_from_slice(bias);
     }
 
-    /// Columns `start..start + count`.
-    pub fn part(&self, start: usize, count: usize) -> ColumnsPart<'_> {
-        let range = start..start + count;
-        ColumnsPart {
-            mean: &self.mean[range.clone()],
-            scale: &self.scale[range.clone()],
-            bias: &self.bias[range],
-        }
-    }
-
     /// All columns.
     pub fn all(&self) -> ColumnsPart<'_> {
-        self.part(0, self.mean.len())
+        ColumnsPart { mean: &self.mean, scale: &self.scale, bias: &self.bias }
     }
 }
 
@@ -64,9 +54,10 @@ pub struct ColumnsPart<'a> {
     bias: &'a [f32],
 }
 
-impl ColumnsPart<'_> {
+impl<'a> ColumnsPart<'a> {
+    /// A range of these columns.
     #[inline(always)]
-    fn part(&self, range: Range<usize>) -> Self {
+    pub fn part(&self, range: Range<usize>) -> Self {
         ColumnsPart {
             mean: &self.mean[range.clone()],
             scale: &self.scale[range.clone()],
@@ -204,17 +195,18 @@ pub struct TermsPart<'a> {
     slope: &'a [f32],
 }
 
-impl TermsPart<'_> {
+impl<'a> TermsPart<'a> {
+    /// The terms of a range of these columns.
     #[inline(always)]
-    fn part(&self, range: Range<usize>) -> Self {
+    pub fn part(&self, range: Range<usize>) -> Self {
         TermsPart { constant: &self.constant[range.clone()], slope: &self.slope[range] }
     }
 }
 
 impl Terms {
-    /// Columns `start..start + count`.
-    pub fn part(&self, start: usize, count: usize) -> TermsPart<'_> {
-        TermsPart { constant: &self.constant[start..start + count], slope: &self.slope[start..start + count] }
+    /// The terms of all columns.
+    pub fn all(&self) -> TermsPart<'_> {
+        TermsPart { constant: &self.constant, slope: &self.slope }
     }
 }
 

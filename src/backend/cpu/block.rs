@@ -146,7 +146,7 @@ impl Cpu {
                 columns.add_backward_sums(z, d, 1.0, sum, product);
             }
         });
-        let terms = self.terms.part(0, width);
+        let terms = self.terms.all();
         d.par_chunks_mut(CHUNK_ROWS * width).zip(z.par_chunks(CHUNK_ROWS * width)).for_each(|(d, z)| {
             for (d, z) in d.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
                 columns.backward_in_place(z, terms, d);

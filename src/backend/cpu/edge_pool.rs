@@ -61,9 +61,9 @@ impl Cpu {
         let (heads, pooled, edge_state) = (&a.edge_heads, &mut a.pooled, &mut a.edge_state);
         self.set_columns(of, heads);
         let _running = self.clock.time(Work::Pass("pool"));
-        let to_subject = self.columns.part(0, hidden);
-        let to_edge = self.columns.part(hidden, state);
-        let to_object = self.columns.part(hidden + state, hidden);
+        let to_subject = self.columns.all().part(0..hidden);
+        let to_edge = self.columns.all().part(hidden..hidden + state);
+        let to_object = self.columns.all().part(hidden + state..width);
         let (z, size) = (&heads.linear, batch.size());
 
         let message = |edge, is_object| {
@@ -117,27 +117,27 @@ impl Cpu {
             (Head::Object, hidden + state..width),
         ];
 
-        let columns = &self.columns;
+        let columns = self.columns.all();
         let to = backward_sums(of.layout, pass.gradients, &mut self.terms);
-        self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
+        self.partials.backward_sums(edges, &self.columns, &heads.rstd, to, |first, sum, product| {
             let rows = first..(first + CHUNK_ROWS).min(edges);
             for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
                 for (head, range) in heads_columns.clone() {
-                    let norm = columns.part(range.start, range.len());
+                    let norm = columns.part(range.clone());
                     let (sum, product) = (&mut sum[range.clone()], &mut product[range.clone()]);
                     let (d_y, factor) = gradient(head, edge);
                     norm.add_backward_sums(&z[range], d_y, factor, sum, product);
                 }
             }
         });
-        let terms = &self.terms;
+        let terms = self.terms.all();
         let chunks = d_heads[..edges * width].par_chunks_mut(CHUNK_ROWS * width);
         chunks.zip(z.par_chunks(CHUNK_ROWS * width)).enumerate().for_each(|(chunk, (d_heads, z))| {
             let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
             for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
                 for (head, range) in heads_columns.clone() {
-                    let norm = columns.part(range.start, range.len());
-                    let terms = terms.part(range.start, range.len());
+                    let norm = columns.part(range.clone());
+                    let terms = terms.part(range.clone());
                     let (d_y, factor) = gradient(head, edge);
                     norm.backward(&z[range.clone()], d_y, factor, terms, &mut d_row[range]);
                 }

@@ -3,13 +3,9 @@
 //! Wider registers do not change results: no loop sums across lanes in an order that depends on the width,
 //! and products are not fused into sums.
 
-#[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::ops::Range;
 
-/// Bytes of a cache line.
-#[cfg(target_arch = "x86_64")]
-const CACHE_LINE: usize = 64;
+use scenerank_matmul::prefetch;
 
 /// Runs `loops`, compiled for the widest vector registers of the machine.
 #[inline(always)]
@@ -45,16 +41,6 @@ pub fn each_segment<const N: usize>(
 #[inline(always)]
 pub fn behind(row: &[f32]) -> *const f32 {
     row.as_ptr_range().end
-}
-
-/// Asks the processor to bring values into its cache. The address need not be valid.
-#[inline(always)]
-pub fn prefetch<T>(first: *const T, count: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for value in (0..count).step_by(CACHE_LINE / size_of::<T>()) {
-        // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(value).cast()) };
-    }
 }
 
 /// `to += row`. The row at `soon` is read next.

@@ -8,8 +8,9 @@ use std::ops::Range;
 
 use half::f16;
 use rayon::prelude::*;
+use scenerank_matmul::prefetch;
 
-use super::rows::{prefetch, vectorised};
+use super::rows::vectorised;
 use crate::files::npy::StoredValues;
 
 /// Rows per task: about 100 µs of work.
@@ -57,7 +58,11 @@ impl<'a> StoredRows<'a> {
     pub(crate) fn to_single(self) -> Cow<'a, [f32]> {
         match self.values {
             StoredValues::Single(values) => Cow::Borrowed(values),
-            StoredValues::Half(values) => Cow::Owned(values.iter().map(|&value| widen(value)).collect()),
+            StoredValues::Half(_) => {
+                let mut widened = Vec::new();
+                self.single(0..self.len(), &mut widened);
+                Cow::Owned(widened)
+            }
         }
     }
 
@@ -126,7 +131,8 @@ fn products<T: Copy>(query: &[f32], rows: &[T], single: impl Fn(T) -> f32 + Copy
     );
 }
 
-/// A finite value in single precision, exactly. Unlike the conversion of the processor, it is the same code for all vectors.
+/// A finite value in single precision, exactly. Shifts and one product compile to vectors of every width; the conversion of `half` is
+/// a call for each few values.
 #[inline(always)]
 fn widen(value: f16) -> f32 {
     /// 2^112, the ratio of the powers of two that the same exponent stands for.
